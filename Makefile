@@ -1,0 +1,35 @@
+# `make` lists what there is. Everything happens in .venv, which is made once, and again when requirements.txt changes.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint export stages lab
+BIN := .venv/bin
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf '  make %-11s %s\n' "$$name" "$$about"; done
+
+.venv/ready: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "synthnb needs Python 3.11 or newer: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) .ci/venv.py
+
+demo: .venv/ready  ## run the first study on both embedded testbeds and print the answers
+	@$(BIN)/synthnb run synthetic_ratio --on digits-wild
+	@$(BIN)/synthnb run synthetic_ratio --on digits
+
+lab: .venv/ready  ## open the tour in JupyterLab
+	@$(BIN)/jupyter lab nbs/tour.ipynb
+
+test: lint  ## lint, then every test but the slow ones, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+test-slow: .venv/ready  ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready  ## ruff over code, tests and notebooks
+	@$(BIN)/ruff check .
+
+export: .venv/ready  ## write synthnb/ from the notebooks, and clean these
+	@PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean
+
+stages: .venv/ready  ## record the stages' code: after a new version, or a change that alters no result
+	@$(BIN)/python tests/stage_code.py

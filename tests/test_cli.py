@@ -1,0 +1,92 @@
+"""The command line: bad input is a few clear lines and exit code 2, and leaves nothing behind; plan is quick and imports no torch."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+STUDY = ("synthetic_ratio", "--on", "digits-wild")
+GOOD = "name: mine\nquestion: does it?\narms:\n  a: {}\n  b: {mix.synthetic: 1}\ncontrasts: [[b, a]]\n"
+
+def synthnb(*args, home, code="from synthnb.cli import main; main()"):
+    env = {**os.environ, "SYNTHNB_HOME": str(home)}
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env, timeout=120)
+
+@pytest.mark.parametrize("args, told", [
+    (("run", "synthetic_ration", "--on", "digits"), "did you mean 'synthetic_ratio'"),
+    (("run", "synthetic_ratio", "--on", "digit"), "did you mean 'digits'"),
+    (("run", "synthetic_ratio"), "--on"),
+    (("run", *STUDY, "--set", "recipe.stepz=3"), "did you mean 'steps'"),
+    (("run", *STUDY, "--set", "recipes.steps=3"), "did you mean 'recipe.steps'"),
+    (("run", *STUDY, "--set", "recipe.steps=many"), "recipe.steps"),
+    (("run", *STUDY, "--set", "base=0"), "base"),
+    (("run", *STUDY, "--set", "base"), "key=value"),
+    (("run", *STUDY, "--set", "mix.synthetic=2"), "vary 'mix.synthetic'"),
+    (("run", *STUDY, "--set", "mix={real: 2}"), "vary 'mix."),
+    (("run", *STUDY, "--set", "generator={kind: renderr}"), "vary 'generator'"),
+    (("run", *STUDY, "--set", "judge={widht: 8}"), "did you mean 'width'"),
+    (("run", *STUDY, "--set", "dataset=digit"), "did you mean 'digits'"),
+    (("run", *STUDY, "--set", "vary=[subset, luck]"), "luck"),
+    (("run", *STUDY, "--seeds", ""), "at least one seed"),
+    (("run", *STUDY, "--seeds", "0"), "at least one seed"),
+    (("run", *STUDY, "--seeds", "1,1"), "once"),
+    (("run", *STUDY, "--seeds", "two"), "how many"),
+    (("run", *STUDY, "--scale", "huge"), "allowed: full, debug"),
+    (("run", *STUDY, "--workers", "0"), "workers"),
+    (("run", "absent.yaml", "--on", "digits"), "cannot be read"),
+    (("run", "synthetic_ratio", "--on", "./absent.yaml"), "cannot be read"),
+    (("plan", *STUDY, "--set", "base=500"), "base"),
+    (("runn", *STUDY), "runn"),
+])
+def test_bad_input_is_a_few_lines_and_code_2(args, told, tmp_path):
+    done = synthnb(*args, home=tmp_path / "store")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr and 1 <= len(done.stderr.strip().splitlines()) <= 4
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+@pytest.mark.parametrize("text, told", [
+    ("- just\n- a list\n", "expected keys and values"),
+    ("a: [1\n", "is not YAML at line"),
+    ("\x00", "is not YAML"),
+    (GOOD.replace("arms", "armes"), "did you mean 'arms'"),
+    (GOOD.replace("mix.synthetic: 1", "mix.synthetic: -1"), "greater than or equal to 0"),
+    (GOOD.replace("mix.synthetic: 1", "mix.synthetic: 0.25"), "multiple of 1/10"),
+    (GOOD.replace("mix.synthetic: 1", "mix.syntetic: 1"), "did you mean 'synthetic'"),
+    (GOOD.replace("mix.synthetic: 1", ""), "no effect"),
+    (GOOD.replace("mix.synthetic: 1", "mix.real: 0"), "nothing to train on"),
+    (GOOD.replace("[b, a]", "[b, c]"), "'c' is not an arm"),
+    (GOOD.replace("name: mine", "name: ../x"), "name"),
+    (GOOD.replace("question: does it?\n", ""), "'question' is missing"),
+    ("name: mine\nquestion: q\narms: {}\n", "at least one arm"),
+])
+def test_a_study_file_is_checked_like_a_registered_study(text, told, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    done = synthnb("run", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4 and not (tmp_path / "store").exists()
+
+def test_a_good_study_file_is_planned(tmp_path):
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    done = synthnb("plan", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
+    assert done.returncode == 0 and "2 arms x 8 seeds" in done.stdout
+    assert not (tmp_path / "store").exists(), "a plan writes nothing"
+
+def test_plan_imports_no_torch_and_is_quick(tmp_path):
+    code = "import sys, time; t = time.perf_counter()\nfrom synthnb.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, round(time.perf_counter() - t, 2))"
+    done = synthnb("plan", *STUDY, home=tmp_path / "store", code=code)
+    torch, seconds = done.stdout.strip().splitlines()[-1].split()
+    assert torch == "False"
+    assert float(seconds) < 6, "it takes under 2 s on a quiet machine"
+
+def test_show_names_every_option_and_what_differs(tmp_path):
+    done = synthnb("show", *STUDY, home=tmp_path / "store")
+    assert done.returncode == 0
+    for part in ("recipe.steps = ", "what differs:", "real + 3x noise: ", "generator.kind = noise", "against real only"): assert part in done.stdout
+    assert "testbeds: digits" in synthnb("show", home=tmp_path / "store").stdout
+
+def test_status_and_gc_of_an_empty_store(tmp_path):
+    assert "  0 of   2 seeds" in synthnb("status", *STUDY, "--scale", "debug", home=tmp_path / "store").stdout
+    assert synthnb("gc", home=tmp_path / "store").stdout.startswith("0 artefacts")
+    assert synthnb("status", "synthetic_ratio", home=tmp_path / "store").returncode == 2
+    assert synthnb("report", *STUDY, home=tmp_path / "store").returncode == 2

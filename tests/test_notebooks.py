@@ -1,0 +1,40 @@
+"""Every library notebook's own cells (asserts, demos) run once against the exported module, so that coverage counts them."""
+import importlib
+import json
+import linecache
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+import matplotlib.pyplot as plt
+import pytest
+from IPython.display import display
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
+SKIPPED = re.compile(r"^#\| *(exports?|default_exp|slow|gpu|eval: *false)\b", re.M)
+
+
+def own_cells(notebook):
+    "(name, source) of the code cells that are not exported."
+    for i, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not SKIPPED.search(source) and "nbdev_export()" not in source: yield f"{notebook.name}[{i}]", source
+
+
+@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.stem)
+def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
+    name = re.search(r"#\| *default_exp +([\w.]+)", notebook.read_text())[1]
+    namespace = {**vars(importlib.import_module(f"synthnb.{name}")), "display": display}
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        for where, source in own_cells(notebook):
+            linecache.cache[where] = (len(source), None, source.splitlines(keepends=True), where)  # so that a traceback shows the cell
+            exec(compile(source, where, "exec"), namespace)
+    plt.close("all")
+
+
+def test_every_library_notebook_checks_its_module():
+    unchecked = [p.name for p in LIBRARY if p.parent.name == "nbs" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
+    assert unchecked == []

@@ -1,0 +1,142 @@
+"""Whole runs at debug scale: killed, repeated, damaged, side by side, with an arm that fails."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from synthnb.core import ROOT
+from synthnb.store import Store
+from synthnb.study import open_experiment
+from synthnb.tables import results_csv
+
+STUDY = """
+name: small
+question: does the machinery hold?
+arms:
+  real: {}
+  real + 1x: {mix.synthetic: 1}
+  real x2: {mix.real: 2}
+  noise: {mix.synthetic: 1, generator: {kind: noise}}
+contrasts: [[real + 1x, real], [noise, real]]
+worth: [real, real x2]
+"""
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study") / "small.yaml"
+    path.write_text(STUDY)
+    return str(path)
+
+def start(study, home, *args):
+    env = {**os.environ, "SYNTHNB_HOME": str(home)}
+    command = [sys.executable, "-c", "from synthnb.cli import main; main()", "run", study, "--on", "digits", "--scale", "debug", *args]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return out, err
+
+def results(study, home):
+    return results_csv(open_experiment(study, "digits", scale="debug", store=Store(home)).rows())
+
+def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
+
+@pytest.fixture(scope="module")
+def undisturbed(study, tmp_path_factory):
+    home = tmp_path_factory.mktemp("undisturbed")
+    out, err = finish(start(study, home))
+    return {"home": home, "out": out, "err": err, "results": results(study, home)}
+
+def test_a_run_answers(undisturbed):
+    out = undisturbed["out"]
+    assert "On digits, real + 1x" in out and "report: " in out and "real x2" in out
+    assert Path(out.split("report: ")[1].splitlines()[0]).exists()
+    assert "published evidence" in out
+    assert undisturbed["results"].count("\n") > 200
+    assert max(journal(undisturbed["home"]).values()) == 1
+
+def test_the_progress_names_what_runs_and_what_is_left(undisturbed):
+    assert "running: " in undisturbed["err"] and "left: " in undisturbed["err"]
+
+def test_a_finished_run_again_executes_nothing(study, undisturbed):
+    before, began = journal(undisturbed["home"]), time.perf_counter()
+    out, _ = finish(start(study, undisturbed["home"]))
+    assert time.perf_counter() - began < 15, "under 5 s on a quiet machine"
+    assert journal(undisturbed["home"]) == before
+    assert out.split("report: ")[0] == undisturbed["out"].split("report: ")[0]
+
+def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
+    process = start(study, tmp_path)
+    deadline = time.monotonic() + 200
+    while not any(key.startswith("rows-") for key in Store(tmp_path).keys()):
+        assert time.monotonic() < deadline and process.poll() is None, "no rows appeared"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # kernels notice that their parent died
+    finished = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in Store(tmp_path).keys()}
+    assert 0 < sum(key.startswith("rows-") for key in finished) < 8
+    finish(start(study, tmp_path))
+    assert all((Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns == made for key, made in finished.items()), "something finished was made again"
+    assert max(journal(tmp_path).values()) == 1
+    assert results(study, tmp_path) == undisturbed["results"], "a killed run must end like an undisturbed one, in another store"
+
+def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(study, undisturbed, tmp_path):
+    process = start(study, tmp_path)
+    time.sleep(6)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = finish(process, 130)
+    assert "goes on from here" in err and "Traceback" not in err
+    finish(start(study, tmp_path))
+    assert max(journal(tmp_path).values()) == 1 and results(study, tmp_path) == undisturbed["results"]
+
+def test_two_runs_at_once_share_the_work(study, undisturbed, tmp_path):
+    both = [start(study, tmp_path), start(study, tmp_path)]
+    for process in both: finish(process)
+    assert max(journal(tmp_path).values()) == 1, "something was made twice"
+    assert results(study, tmp_path) == undisturbed["results"]
+
+def test_a_damaged_artefact_is_noticed_named_and_made_again(study, undisturbed):
+    store = Store(undisturbed["home"])
+    key = next(key for key in store.keys() if key.startswith("shard-"))
+    with open(store.folder(key) / "x.npy", "r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"\x07")
+    torn = next(key for key in store.keys() if key.startswith("rows-"))
+    (store.folder(torn) / "rows.parquet").write_bytes(b"")
+    _, err = finish(start(study, undisturbed["home"]))
+    assert f"{key}: x.npy is not what was written" in err and f"{torn}: rows.parquet is not what was written" in err
+    store.check(key)
+    assert results(study, undisturbed["home"]) == undisturbed["results"]
+
+def test_one_seed_has_an_answer_without_an_interval(study, undisturbed):
+    out, _ = finish(start(study, undisturbed["home"], "--seeds", "1"))
+    assert "not judged" in out and "one shared seed" in out
+
+def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
+    path = tmp_path / "half.yaml"
+    path.write_text("name: half\nquestion: q\narms:\n  good: {}\n  bad: {'recipe.model': 'timm:no_such_model'}\ncontrasts: [[bad, good]]\n")
+    out, err = finish(start(str(path), tmp_path / "store"), code=1)
+    assert "no_such_model" in err and "notebook:" in err
+    notebook = Path(err.split("notebook: ")[1].splitlines()[0])
+    assert notebook.exists() and "no_such_model" in notebook.read_text()
+    assert "good" in out and "report: " in out
+    page = Path(out.split("report: ")[1].splitlines()[0]).read_text()
+    assert "no_such_model" in page
+
+def test_gc_lists_what_nothing_needs(study, undisturbed):
+    from synthnb.run import unneeded
+    store = Store(undisturbed["home"])
+    assert unneeded(store) == []
+    store.save("shard-" + "0" * 24, {"note": {"a": 1}})
+    assert unneeded(store) == ["shard-" + "0" * 24]
+    store.discard("shard-" + "0" * 24)
+
+def test_the_working_tree_has_no_report_of_ours_but_local_ones(undisturbed):
+    assert Path(undisturbed["out"].split("report: ")[1].splitlines()[0]).is_relative_to(ROOT / "reports" / "local")

@@ -1,0 +1,244 @@
+"""The shape of the project: layers, light imports, exports without diff, documented and short functions, stage versions."""
+import ast
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+import stage_code
+
+ROOT = Path(__file__).resolve().parent.parent
+# DESIGN: a module imports only from modules before it; the numbers of the notebooks keep the same order
+ORDER = ("core specs store data worlds evaluate models train prompt generate render diffusion lora translate filter mix task artefacts stages cell "
+         "stats study studies run report lab cli").split()
+LIGHT = "core specs store artefacts cell stats study run lab cli".split()  # `synthnb plan` answers at once: these import no torch
+DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
+
+NUMBERED = {re.sub(r"^\d\d[a-z]?_", "", p.stem): p for p in sorted((ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))}
+STUDIES = {p.stem: p for p in sorted((ROOT / "nbs/studies").glob("*.ipynb"))}
+LAYERS = list(NUMBERED)  # from the bottom to the top
+SOURCES = [p for p in sorted((ROOT / "synthnb").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
+
+
+def module(path):
+    "synthnb/studies/x.py -> studies.x"
+    return ".".join(path.relative_to(ROOT / "synthnb").with_suffix("").parts)
+
+
+def cells(notebook, kind="code"):
+    "The sources of a notebook's cells of one kind."
+    return ["".join(c["source"]) for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def tree_files(*suffixes):
+    "Files that git tracks or would track, by suffix; all where none."
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = sorted({ROOT / line for line in listed.splitlines()})
+    return [f for f in files if f.is_file() and (not suffixes or f.suffix in suffixes)]
+
+
+def nothing(found, advice=""):
+    "Fail with one line for each finding."
+    assert not found, "\n".join(["", *filter(None, [advice]), *map(str, found)])
+
+
+# ---- layers
+
+def imported(path, package=ROOT / "synthnb"):
+    "(line, dotted name) of everything that a module imports, in functions too; our own modules as `synthnb.x.name`."
+    here = ["synthnb", *path.relative_to(package).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import): yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def rank(name):
+    "Position of a module among the layers; studies stand between study and what comes next."
+    first = name.split(".")[0]
+    return LAYERS.index("study") + 0.5 if first == "studies" else LAYERS.index(first)
+
+
+def upward(path):
+    "The imports of a module that do not lead downward."
+    own = module(path)
+    for line, name in imported(path):
+        if name.split(".")[0] != "synthnb": continue
+        target = name.split(".", 1)[1] if "." in name else ""
+        if target.split(".")[0] not in [*LAYERS, "studies"]: yield f"synthnb/{own}.py:{line} imports {name}, which is no module of ours"
+        elif rank(target) >= rank(own): yield f"synthnb/{own}.py:{line} imports upward: {name}"
+
+
+def test_notebooks_are_numbered_in_the_order_of_the_layers():
+    known = [name for name in LAYERS if name in ORDER]
+    assert known == sorted(known, key=ORDER.index)
+
+
+def test_imports_lead_downward():
+    nothing([line for path in SOURCES for line in upward(path)])
+
+
+def test_no_star_imports():
+    nothing([f"{p.relative_to(ROOT)}:{line} from {name}" for p in SOURCES for line, name in imported(p) if name.endswith(".*")])
+
+
+def test_the_package_itself_imports_nothing():
+    assert [name for folder in ("", "studies") for _, name in imported(ROOT / "synthnb" / folder / "__init__.py")] == []
+
+
+def test_one_notebook_a_module_and_the_reverse():
+    exports = {}
+    for notebook in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        found = [m for source in cells(notebook) for m in re.findall(r"^#\| *default_exp +(\S+)", source, re.M)]
+        if found: exports[notebook] = found
+        else: assert not any(re.search(r"^#\| *exports?\b", s, re.M) for s in cells(notebook)), f"{notebook.name} exports without default_exp"
+    expected = {p: [name] for name, p in NUMBERED.items()} | {p: [f"studies.{name}"] for name, p in STUDIES.items()}
+    assert exports == expected
+    assert sorted(name for names in exports.values() for name in names) == sorted(map(module, SOURCES))
+
+
+# ---- imports that cost
+
+def loaded(modules, suspects):
+    "Which of the suspects a fresh process has loaded after importing modules, as `module: suspect`."
+    code = (f"import importlib, sys\nfor m in {modules}:\n    importlib.import_module('synthnb.' + m)\n"
+            f"    found = sorted({suspects} & set(sys.modules))\n    if found: print(m, found); break")
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_light_modules_import_no_torch():
+    assert loaded(LIGHT, {"torch", "torchvision", "diffusers", "timm"}) == ""
+
+
+def test_run_time_needs_no_development_package():
+    nothing([f"{p.relative_to(ROOT)}:{line} {name}" for p in SOURCES for line, name in imported(p) if name.split(".")[0] in DEVELOPMENT])
+    assert loaded(list(map(module, SOURCES)), DEVELOPMENT) == ""
+
+
+# ---- export and clean leave no diff
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    "A copy of the tree after nbdev_export and nbdev_clean."
+    copy, home = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("home")
+    for file in tree_files():
+        (copy / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy / file.relative_to(ROOT))
+    env = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "JUPYTER_DATA_DIR": str(home)}
+    for tool in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([Path(sys.executable).parent / tool], cwd=copy, env=env, check=True, capture_output=True, text=True)
+    return copy
+
+
+def test_export_and_clean_leave_no_diff(exported):
+    made = {p.relative_to(exported) for p in exported.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    files = {p.relative_to(ROOT) for p in tree_files()}
+    nothing(sorted(made ^ files), "these are only here or only after `make export`:")
+    nothing([f for f in sorted(files) if (ROOT / f).read_bytes() != (exported / f).read_bytes()], "`make export` writes these anew:")
+
+
+def test_templates_keep_their_parameters(exported):
+    templates = sorted((ROOT / "nbs/templates").glob("*.ipynb"))
+    assert templates
+    for template in [*templates, *(exported / t.relative_to(ROOT) for t in templates)]:
+        tags = [c["metadata"].get("tags", []) for c in json.loads(template.read_text())["cells"]]
+        assert sum("parameters" in t for t in tags) == 1, f"{template.name} needs exactly one cell with the tag `parameters`"
+
+
+# ---- functions: documented and short
+
+def functions(body, public=True):
+    "(function, whether it is public) of a module: functions and methods, without those inside functions."
+    for node in body:
+        shown = public and not getattr(node, "name", "_").startswith("_")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef): yield node, shown
+        elif isinstance(node, ast.ClassDef): yield from functions(node.body, shown)
+
+
+def returns_value(function):
+    "Whether a function without annotation gives something back."
+    todo = list(function.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef): continue
+        if isinstance(node, ast.Yield | ast.YieldFrom) or isinstance(node, ast.Return) and node.value is not None: return True
+        todo += ast.iter_child_nodes(node)
+    return False
+
+
+def undocumented(function, comments):
+    "What a public function's documentation lacks; comments: the lines that end with one."
+    if not (doc := ast.get_docstring(function, clean=False)) or "\n" in doc: yield "needs a docstring of one line"
+    a = function.args
+    positional = [*a.posonlyargs, *a.args]
+    defaults = dict(zip(reversed(positional), reversed(a.defaults), strict=False)) | dict(zip(a.kwonlyargs, a.kw_defaults, strict=True))
+    named = [x for x in [*positional, a.vararg, *a.kwonlyargs, a.kwarg] if x and x.arg not in ("self", "cls")]
+    lines = [(defaults.get(x) or x).end_lineno for x in named]
+    end = function.returns.end_lineno if function.returns else function.lineno
+    for argument, line in zip(named, lines, strict=True):
+        if line not in comments or lines.count(line) > 1 or line == end: yield f"argument {argument.arg} needs a line and a comment of its own"
+    if function.returns is None and returns_value(function): yield "the return value needs an annotation and a comment"
+    elif function.returns and ast.unparse(function.returns) != "None" and end not in comments: yield "the return value needs a comment"
+
+
+def test_public_functions_are_documented():
+    lacks = []
+    for path in SOURCES:
+        text = path.read_text()
+        comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+        tree = ast.parse(text)
+        lacks += [f"{module(path)}.{f.name}: {lack}" for f, public in functions(tree.body) if public for lack in undocumented(f, comments)]
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        lacks += [f"{module(path)}.{c.name}: needs a docstring" for c in classes if not ast.get_docstring(c)]
+    nothing(lacks)
+
+
+def test_functions_are_short():
+    every = [(module(p), f) for p in SOURCES for f, _ in functions(ast.parse(p.read_text()).body)]
+    nothing([f"{name}.{f.name}: {n} lines" for name, f in every if (n := f.end_lineno - f.lineno + 1) > 40])
+    bodies = [f.body[1:] if ast.get_docstring(f) else f.body for _, f in every]
+    assert statistics.median(b[-1].end_lineno - b[0].lineno + 1 if b else 0 for b in bodies) <= 8
+
+
+# ---- what does not belong into the tree
+
+TEXT = (".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yaml", ".yml", ".json", ".csv", ".html", ".tex", "")
+PLACES = re.compile(r"/(work|tmp|root|home)/\w+/")
+NOTES = re.compile(r"\b(TO(?:DO)|FIX(?:ME)|X{3})\b")
+
+
+def test_no_path_of_a_machine_and_no_leftover_notes():
+    found = []
+    for file in tree_files(*TEXT):
+        name = str(file.relative_to(ROOT))
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if PLACES.search(line) and not name.startswith("tests/") or NOTES.search(line): found.append(f"{name}:{number} {line.strip()[:80]}")
+    nothing(found)
+
+
+def test_notebooks_are_light():
+    sizes = {f.name: sum(len(json.dumps(c.get("outputs", []))) for c in json.loads(f.read_text())["cells"]) for f in tree_files(".ipynb")}
+    nothing([f"{name}: {size // 1000} kB of outputs" for name, size in sizes.items() if size > 150_000])
+
+
+def test_requirements_are_names_and_versions():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    nothing([line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+", line)])
+
+
+# ---- stage versions: a result's key must change when the code behind it does
+
+def test_changed_stages_have_a_new_version():
+    recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
+    changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind] and now[kind]["version"] == recorded[kind]["version"])
+    nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES (nbs/11_artefacts.ipynb), so that "
+                     "old artefacts are made again; where no result changes, leave the version. Then record with `make stages`")
+    assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"
