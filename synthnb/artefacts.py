@@ -21,14 +21,14 @@ class Stage(NamedTuple):
     version: int  # raise it when the same spec gives another content
     modules: tuple[str, ...]  # where the code lives that decides the content
 
-_CLASSIFIER = ("models", "train", "mix", "task", "data", "core")
+_CLASSIFIER = ("stages", "models", "train", "mix", "task", "data", "core")
 
 STAGES = {
-    "dataset": Stage(1, ("worlds", "data", "core")),
-    "splits": Stage(1, ("data", "core")),
+    "dataset": Stage(1, ("stages", "worlds", "data", "core")),
+    "splits": Stage(1, ("stages", "data", "core")),
     "judge": Stage(1, (*_CLASSIFIER, "worlds")),
-    "generator": Stage(1, ("diffusion", "train", "data", "core")),
-    "shard": Stage(1, ("generate", "render", "diffusion", "core")),
+    "generator": Stage(1, ("stages", "diffusion", "train", "data", "core")),
+    "shard": Stage(1, ("stages", "generate", "render", "diffusion", "core")),
     "weights": Stage(1, _CLASSIFIER),
     "rows": Stage(1, (*_CLASSIFIER, "evaluate")),
 }
@@ -71,7 +71,8 @@ def artefacts(
     "Unroll one arm and seed into the list of what it needs."
     look = shape(setting.dataset)
     real, synthetic = whole(setting.mix.real, setting.base, "mix.real"), whole(setting.mix.synthetic, setting.base, "mix.synthetic")
-    if real > look.smallest: raise BadInput(f"mix.real x base = {real} real images a class, but {setting.dataset} has {look.smallest} of its smallest class; allowed: at most {look.smallest}")
+    if real > look.smallest:
+        raise BadInput(f"mix.real x base = {real} real images a class: {setting.dataset} has only {look.smallest} of its smallest class; allowed: at most {look.smallest}")
     if real + synthetic == 0: raise BadInput("mix.real and mix.synthetic are both 0: there is nothing to train on")
     dataset = Artefact("dataset", {"name": setting.dataset})
     judge = Artefact("judge", {"judge": setting.judge.model_dump(mode="json"), "fused": setting.judge.fuses(look.size)}, {"dataset": (dataset,)})

@@ -142,6 +142,7 @@ def sheet(
     "A contact sheet with one column a class."
     from PIL import Image
     shown = range(min(len(classes), most))
+    each = min(each, int(np.bincount(y, minlength=len(classes)).max()))
     columns = [x[np.flatnonzero(y == k)[:each]] for k in shown]
     blank = np.full((each, *x.shape[1:]), 255, np.uint8)
     grid = np.stack([np.concatenate([c, blank])[:each] for c in columns], 1).reshape(-1, *x.shape[1:])

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .core import BadInput, rng
+from .core import BadInput
 from .data import resize
 
 # %% ../nbs/09_mix.ipynb #cb7ba389

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import BadInput, rng, seed, suggest
+from .core import BadInput, one_thread, rng, seed, suggest
 from .specs import Recipe
+
+one_thread()  # sums of several threads round differently, and on shared cores they are many times slower
 
 # %% ../nbs/04_models.ipynb #44fb936e
 def device() -> torch.device:  # cuda where there is one
@@ -146,12 +148,10 @@ def build(
     classes: int,  # outputs
     seeds: tuple[int, ...],  # one a network; timm models take one
 ) -> nn.Module:  # on `device()`, with K = len(seeds) networks in it: (B, K*C, H, W) -> (K, B, classes)
-    "A model by name; BadInput for a name that is unknown."
-    kind, _, name = recipe.model.partition(":")
-    if kind == "cnn" and not name: model = Cnn(channels, size, classes, recipe.width, seeds)
-    elif kind == "timm" and name and len(seeds) == 1: model = Timm(name, channels, classes, seeds[0])
-    else: raise BadInput(f"model {recipe.model!r} with {len(seeds)} seeds: allowed are cnn, and timm:NAME with one seed at a time")
-    return model.to(device())
+    "A model by name; BadInput for a name that timm does not know."
+    if recipe.model == "cnn": return Cnn(channels, size, classes, recipe.width, seeds).to(device())
+    if len(seeds) != 1: raise BadInput(f"model {recipe.model!r} trains one seed at a time, not {len(seeds)}")
+    return Timm(recipe.model.removeprefix("timm:"), channels, classes, seeds[0]).to(device())
 
 # %% ../nbs/04_models.ipynb #3333d06c
 def state(

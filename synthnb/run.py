@@ -10,12 +10,15 @@ __all__ = ['IN_NOTEBOOK', 'NOTEBOOK_SECONDS', 'PRIORITY', 'Job', 'jobs', 'Plan',
 import csv
 import io
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +112,7 @@ def _seconds(
 def plan(
     experiment: Experiment,  # what is wanted
     workers: int = 2,  # processes
-) -> Plan:
+) -> Plan:  # kinds and numbers, and an estimate of the time
     "What a run would do now."
     missing = jobs(experiment)
     kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
@@ -133,6 +136,7 @@ def status(
 # %% ../nbs/14_run.ipynb #6a682515
 def _engine() -> str:  # its name
     "Register papermill's engine, mended."
+    from nbformat.v4 import new_output
     from papermill.engines import NBClientEngine, papermill_engines
 
     class Mended(NBClientEngine):
@@ -144,7 +148,7 @@ def _engine() -> str:  # its name
                 started = [c for c in nb_man.nb.cells if c.metadata.papermill["start_time"]]
                 if started:
                     nb_man.cell_exception(started[-1])
-                    started[-1].setdefault("outputs", []).append({"output_type": "error", "ename": type(e).__name__, "evalue": str(e), "traceback": [str(e)]})
+                    started[-1].outputs.append(new_output("error", ename=type(e).__name__, evalue=str(e), traceback=[str(e)]))
                 raise
 
     papermill_engines.register("synthnb", Mended)
@@ -164,7 +168,9 @@ def execute_notebook(
     output.parent.mkdir(parents=True, exist_ok=True)
     attempt = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     config = Config(KernelManager={"transport_encryption": "auto"})  # kernels on loopback talk encrypted
-    try: papermill.execute_notebook(str(template), str(attempt), parameters, engine_name=_engine(), progress_bar=False, kernel_name="python3", config=config)
+    how = {"engine_name": _engine(), "progress_bar": False, "kernel_name": "python3", "config": config}
+    quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
+    try: papermill.execute_notebook(str(template), str(attempt), parameters, extra_arguments=quiet, **how)
     finally:
         if attempt.exists(): os.replace(attempt, output)
 
@@ -187,7 +193,8 @@ def _one_line(
     error: BaseException,  # what was raised
 ) -> str:
     "An error in one line."
-    return f"{type(error).__name__}: {error}".split("\n")[0]
+    name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # papermill wraps what a notebook raised
+    return f"{name}: {text}".split("\n")[0]
 
 def make_task(
     job: Job,  # a shared artefact
@@ -269,6 +276,7 @@ def _result(
     except KilledWorker: return {"label": job.label, "error": "the worker was killed, probably out of memory"}
     except (Exception, CancelledError) as e: return {"label": job.label, "error": _one_line(e)}
 
+# %% ../nbs/14_run.ipynb #dff63679
 class Progress:
     "One line that names what runs and what is left; on a terminal it is redrawn, elsewhere it is repeated every 15 seconds."
     def __init__(
@@ -317,6 +325,17 @@ class Progress:
             self.printed = time.monotonic()
             print(self.words(), file=sys.stderr, flush=True)
 
+# %% ../nbs/14_run.ipynb #0f29ebdb
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    "Processes started within ignore Ctrl-C, which a terminal sends to all of them: the driver alone decides how to stop."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try: yield
+    finally: signal.signal(signal.SIGINT, kept)
+
 def run(
     experiment: Experiment,  # what is wanted
     workers: int = 2,  # processes, of one thread each
@@ -329,7 +348,8 @@ def run(
     from distributed import Client, LocalCluster, as_completed
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}  # loopback alone
     progress = Progress(todo, _measured(experiment), workers)
-    with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **here) as cluster, Client(cluster) as client:
+    with _deaf_to_ctrl_c(): cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **here)
+    with cluster, Client(cluster) as client:
         client.subscribe_topic("synthnb", progress.event)
         futures = _submit(client, todo, experiment)
         named, failed = {future.key: job for job, future in zip(todo, futures.values())}, []

@@ -24,18 +24,22 @@ class Render(Spec):
 class Internal(Spec):
     "Class-conditional diffusion (UNet2DModel, v-prediction) trained on the seed's real base set alone."
     kind: Literal["internal"] = "internal"
-    channels: tuple[int, ...] = (32, 64)  # width of each UNet level; every further level halves the side
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32), min_length=1)  # width of each UNet level; every further level halves the side
     layers: int = Field(1, ge=1)  # residual blocks a level
-    steps: int = Field(600, ge=1)  # training steps
+    steps: int = Field(400, ge=1)  # training steps
     batch: int = Field(64, ge=1)  # images a training step
     lr: float = Field(2e-3, gt=0)  # peak learning rate of AdamW
     ema: float = Field(0.99, ge=0, lt=1)  # decay of the averaged weights that sample
     drop_label: float = Field(0.1, ge=0, lt=1)  # share of labels dropped in training, for classifier-free guidance
-    shift: int = Field(1, ge=0)  # training images are shifted by up to this many pixels
-    guidance: float = Field(1.5, ge=1)  # classifier-free guidance scale; 1 is none
+    guidance: float = Field(1.25, ge=1)  # classifier-free guidance scale; 1 is none
     sampling_steps: int = Field(12, ge=1)  # DPM-Solver++ steps an image
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _guidance_is_learnt(self):
+        if self.guidance > 1 and not self.drop_label: raise ValueError("guidance above 1 needs drop_label above 0: it is learnt from dropped labels")
+        return self
 
 class Noise(Spec):
     "Uniform random pixels with the right labels: the control that shows what steps and labels alone do."
@@ -52,11 +56,11 @@ class Mix(Spec):
     synthetic: float = Field(0.0, ge=0)  # synthetic images per image of the base set, the first n of the pool
     real_share: float | None = Field(None, ge=0, le=1)  # share of real images a batch; none = by set sizes (concatenate and shuffle)
 
-FUSE_LIMIT = 16 * 16 * 16  # width x pixels up to which training seeds together is faster
+FUSE_LIMIT = 32 * 32 * 16  # width x pixels up to which training seeds together is faster
 
 class Recipe(Spec):
     "Model and optimisation: a fixed number of steps whatever the mix."
-    model: str = "cnn"  # `cnn`, or any timm model as `timm:resnet18`
+    model: str = Field("cnn", pattern=r"^(cnn|timm:[\w.]+)$")  # `cnn`, or any timm model as `timm:resnet18`
     width: int = Field(16, ge=4)  # channels of the cnn's first layer; timm models have their own
     steps: int = Field(400, ge=1)  # optimiser steps
     batch: int = Field(64, ge=2)  # images a step
@@ -65,32 +69,33 @@ class Recipe(Spec):
     augment: bool = True  # classical augmentation: random shifts
     shift: int = Field(2, ge=0)  # largest shift in pixels, each way, when `augment`
     curve: int = Field(8, ge=1)  # points of the learning curve
+    together: bool = True  # whether seeds train folded into one network, where that is faster
 
     def fuses(
         self,
         size: int,  # side of the images in pixels
-    ) -> bool:  # whether seeds train folded into one network; it changes rounding, so it is part of a key
+    ) -> bool:  # whether seeds train folded; it changes rounding, so it is part of a key
         "The static rule, by width x pixels; measured in the notebook of `models`."
-        return self.model == "cnn" and self.width * size * size <= FUSE_LIMIT
+        return self.together and self.model == "cnn" and self.width * size * size <= FUSE_LIMIT
 
 class Judge(Spec):
     "A network trained once on the full real training split, used only to measure: fidelity and KID."
     width: int = Field(32, ge=4)  # channels of the cnn's first layer
-    steps: int = Field(1200, ge=1)  # optimiser steps
+    steps: int = Field(800, ge=1)  # optimiser steps
     batch: int = Field(64, ge=2)  # images a step
     lr: float = Field(8e-3, gt=0)  # peak learning rate
     shift: int = Field(2, ge=0)  # largest shift in pixels
-    views: int = Field(1, ge=1)  # compositions of each training image that it sees, on data sets that compose
+    views: int = Field(20, ge=1)  # compositions of each training image that it sees, on data sets that compose
 
     def recipe(self) -> Recipe:  # what trains it
-        "The judge as a recipe: it is trained by the same functions as every classifier."
-        return Recipe(width=self.width, steps=self.steps, batch=self.batch, lr=self.lr, shift=self.shift, curve=1)
+        "The judge as a recipe: it is trained by the same functions as every classifier, but alone."
+        return Recipe(width=self.width, steps=self.steps, batch=self.batch, lr=self.lr, shift=self.shift, curve=1, together=False)
 
     def fuses(
         self,
         size: int,  # side of the images in pixels
     ) -> bool:  # as for `Recipe.fuses`
-        "Whether it trains folded."
+        "Whether it trains folded: never, there is one."
         return self.recipe().fuses(size)
 
 # %% ../nbs/00a_specs.ipynb #88dd68ce

@@ -49,17 +49,19 @@ def fetch(
         return store.load(artefact.key, *parts)
 
 def ensure(
-    wanted: Sequence[Artefact],  # artefacts of one kind; seeds of one arm train together
+    wanted: Sequence[Artefact],  # weights of one arm train together; other kinds are made one at a time
     store: Store,  # where they are kept
     suspect: bool = False,  # check those that are there instead of trusting their manifest
 ) -> None:  # raises what a stage raised
     "Make those of the wanted artefacts that are not there."
     todo = {a.key: a for a in wanted if suspect or not store.has(a.key)}
-    for artefact in todo.values():
-        for needed in {a.key: a for group in artefact.inputs.values() for a in group}.values(): ensure([needed], store)
-    with locked(store, list(todo)):
-        todo = [a for a in todo.values() if not _sound(a, store)]
-        if todo: _make(todo, store)
+    needed = {a.key: a for artefact in todo.values() for group in artefact.inputs.values() for a in group if not store.has(a.key)}
+    for artefact in needed.values(): ensure([artefact], store)
+    together = [list(todo.values())] if all(a.kind == "weights" for a in todo.values()) else [[a] for a in todo.values()]
+    for group in together:
+        with locked(store, [a.key for a in group]):
+            lacking = [a for a in group if not _sound(a, store)]
+            if lacking: _make(lacking, store)
 
 def _sound(
     artefact: Artefact,  # what may be there
@@ -136,7 +138,7 @@ def _base(
 def dataset_of(
     artefact: Artefact,  # of kind dataset
     store: Store,  # where to read
-) -> "Dataset":
+) -> "Dataset":  # as it was loaded
     "A data set from the store."
     from synthnb.data import Dataset
     parts = fetch(artefact, store)
@@ -313,5 +315,6 @@ def _quality(
     return [row for row in found if row[2] is not None]
 
 MAKERS: dict[str, Callable[[list[Artefact], Store], list[dict]]] = {  # kind -> how it is made
-    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "generator": make_generator, "shard": make_shard, "weights": make_weights, "rows": make_rows,
+    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "generator": make_generator, "shard": make_shard,
+    "weights": make_weights, "rows": make_rows,
 }

@@ -29,7 +29,7 @@ class Summary:
 
 def summary(
     values: Seeds,  # seed -> value; BadInput where a value is not a number
-) -> Summary:
+) -> Summary:  # what `describe` prints
     "Mean, sample standard deviation and n over seeds."
     _finite("these values", values)
     x = np.array(list(values.values()), float)
@@ -92,7 +92,10 @@ class Comparison:
 
     n = property(lambda self: len(self.seeds))  # seeds that were compared
     @cached_property
-    def smallest(self) -> float | None: return smallest_effect(self.sd, self.n, 1 - self.level) if self.sd else None  # at `level` with 80 % power; unit of sd
+    def smallest(self) -> float | None:  # in the unit of the values; None where the differences have no spread
+        "Smallest effect that these seeds could have shown, 80 % power at `level`."
+        return smallest_effect(self.sd, self.n, 1 - self.level) if self.sd else None
+
     @cached_property
     def p_signflip(self) -> float | None:  # two-sided, never below 2 / 2**n; exact to 16 seeds, beyond that by 99,999 named random draws
         "Share of sign patterns whose mean is at least as far from zero (scipy's permutation test)."

@@ -215,23 +215,27 @@ class Experiment:
         "The declared contrasts, paired by seed."
         return compare(self.values(metric), self.spec.contrasts, self.spec.alpha)
 
-    def worths(self) -> dict[str, Worth]:  # arm -> extra real images; empty where the study declares no scale
+    def worths(self) -> dict[str, Worth]:  # arm -> extra real images; empty where the study declares no scale, or an arm of it has no rows
         "What each contrasted arm is worth in real images, on the scale of the study's real-only arms."
-        if not self.spec.worth: return {}
-        values, sizes = self.values(), {}
-        for arm in self.spec.worth:
-            rows = self.cells[arm].results()
-            sizes[arm] = int(rows[(rows.slice == "batch") & (rows.metric == "pool_real")].value.iloc[0]) if len(rows) else 0
-        scale = [(sizes[arm], values[arm]) for arm in self.spec.worth]
+        values = self.values()
+        if not all(values[arm] for arm in self.spec.worth) or not self.spec.worth: return {}
+        scale = [(self._real_images(arm), values[arm]) for arm in self.spec.worth]
         return {arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts if arm not in self.spec.worth and values[arm]}
+
+    def _real_images(
+        self,
+        arm: str,  # one that has rows
+    ) -> int:  # in the training set
+        "How many real images an arm trains on."
+        rows = self.cells[arm].results()
+        return int(rows[(rows.slice == "batch") & (rows.metric == "pool_real")].value.iloc[0])
 
     def answer(self) -> str:  # one or two sentences
         "The headline: the first contrast with its interval, and what it is worth."
         if not self.spec.contrasts: return "This study declares no contrast."
         first = self.comparisons()[0]
-        text = f"On {self.testbed.name}, {sentence(first)}"
-        found = self.worths().get(first.arm)
-        return text if found is None else f"{text.rstrip('.')}: {worth_words(found)}."
+        text, found = f"On {self.testbed.name}, {sentence(first)}", self.worths().get(first.arm)
+        return text if found is None else f"{text} It is {worth_words(found)}."
 
 # %% ../nbs/13_study.ipynb #0532826e
 def open_experiment(

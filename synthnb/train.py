@@ -190,22 +190,22 @@ def train_classifiers(
     for i, b in enumerate(batches):
         if b.shape != (recipe.steps, recipe.batch): raise BadInput(f"seed {seeds[i]}: batches have shape {b.shape}, not {(recipe.steps, recipe.batch)}")
     done: dict[int, dict] = {}
+    per_seed = list(zip(x, y, batches, seeds, probes, folders, strict=True))
     for group in groups([reached(folder) for folder in folders], recipe.fuses(x[0].shape[-1])):
-        pick = lambda values: [values[i] for i in group]
-        made = _train_group(*map(pick, (x, y, batches)), recipe, tuple(pick(seeds)), classes, task, pick(probes), pick(folders), every)
+        made = _train_group(*zip(*(per_seed[i] for i in group)), recipe, classes, task, every)
         done |= dict(zip(group, made))
     return [done[i] for i in range(len(seeds))]
 
 def _train_group(
-    x: list[np.ndarray],  # as for `train_classifiers`, and so on, for the seeds of one group
-    y: list[np.ndarray],
-    batches: list[np.ndarray],
-    recipe: Recipe,
+    x: tuple[np.ndarray, ...],  # of each seed of the group, as for `train_classifiers`; and so on
+    y: tuple[np.ndarray, ...],
+    batches: tuple[np.ndarray, ...],
     seeds: tuple[int, ...],
+    probes: tuple[dict, ...],
+    folders: tuple[Path | None, ...],
+    recipe: Recipe,
     classes: tuple[str, ...],
     task: Any,
-    probes: list[dict],
-    folders: list[Path | None],
     every: float,
 ) -> list[dict]:
     "Train the seeds of one group, which have all reached the same step."
@@ -236,7 +236,7 @@ def curve_steps(
 
 def probe(
     model: nn.Module,  # a group of seeds
-    probes: list[dict[str, tuple[np.ndarray, np.ndarray]]],  # of each seed: slice -> images, labels
+    probes: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]],  # of each seed: slice -> images, labels
     classes: tuple[str, ...],  # class names
     task: Any,  # a `Task`
     step: int,  # steps done

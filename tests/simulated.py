@@ -58,7 +58,8 @@ class Experiment:
         made = [("pool", "kid", 0.02 + 0.001 * draw.normal(), 300), ("pool", "fidelity", 0.9 if "noise" not in arm else 0.1, 300)] if mix.synthetic else []
         last = [("test", "top1", top1, 629), ("test", "top2", top1 + 0.1, 629), ("test", "disparity", classes.min() / classes.max(), 629),
                 ("train", "gap", 0.97 - top1, 100),
-                ("batch", "pool_real", 100 * mix.real, None), *made, *((f"class:{name}", "top1", v, 62) for name, v in zip(names, classes, strict=True))]
+                ("batch", "pool_real", 100 * mix.real, None),
+                ("val", "judge_top1", 0.97, 269), *made, *((f"class:{name}", "top1", v, 62) for name, v in zip(names, classes, strict=True))]
         return [("synthetic_ratio", "digits-wild", arm, seed, *line) for line in curve + [(400, *line) for line in last]]
 
     def costs(self):

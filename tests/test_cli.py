@@ -73,7 +73,8 @@ def test_a_good_study_file_is_planned(tmp_path):
     assert not (tmp_path / "store").exists(), "a plan writes nothing"
 
 def test_plan_imports_no_torch_and_is_quick(tmp_path):
-    code = "import sys, time; t = time.perf_counter()\nfrom synthnb.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, round(time.perf_counter() - t, 2))"
+    code = "import sys, time; t = time.perf_counter()\nfrom synthnb.cli import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules, round(time.perf_counter() - t, 2))"
     done = synthnb("plan", *STUDY, home=tmp_path / "store", code=code)
     torch, seconds = done.stdout.strip().splitlines()[-1].split()
     assert torch == "False"
@@ -86,7 +87,7 @@ def test_show_names_every_option_and_what_differs(tmp_path):
     assert "testbeds: digits" in synthnb("show", home=tmp_path / "store").stdout
 
 def test_status_and_gc_of_an_empty_store(tmp_path):
-    assert "  0 of   2 seeds" in synthnb("status", *STUDY, "--scale", "debug", home=tmp_path / "store").stdout
+    assert "  0 of 2 seeds" in synthnb("status", *STUDY, "--scale", "debug", home=tmp_path / "store").stdout
     assert synthnb("gc", home=tmp_path / "store").stdout.startswith("0 artefacts")
     assert synthnb("status", "synthetic_ratio", home=tmp_path / "store").returncode == 2
     assert synthnb("report", *STUDY, home=tmp_path / "store").returncode == 2

@@ -10,6 +10,7 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import pytest
 from IPython.display import display
+from papermill import execute_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
@@ -38,3 +39,8 @@ def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
 def test_every_library_notebook_checks_its_module():
     unchecked = [p.name for p in LIBRARY if p.parent.name == "nbs" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
     assert unchecked == []
+
+
+@pytest.mark.slow
+def test_the_tour_runs_from_top_to_bottom(tmp_path):
+    execute_notebook(ROOT / "nbs/tour.ipynb", tmp_path / "tour.ipynb", cwd=tmp_path, kernel_name="python3", progress_bar=False)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from synthnb.core import ROOT
+from synthnb.report import results_csv
 from synthnb.store import Store
 from synthnb.study import open_experiment
-from synthnb.tables import results_csv
+
 
 STUDY = """
 name: small
@@ -83,7 +84,8 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
     finished = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in Store(tmp_path).keys()}
     assert 0 < sum(key.startswith("rows-") for key in finished) < 8
     finish(start(study, tmp_path))
-    assert all((Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns == made for key, made in finished.items()), "something finished was made again"
+    now = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in finished}
+    assert now == finished, "something finished was made again"
     assert max(journal(tmp_path).values()) == 1
     assert results(study, tmp_path) == undisturbed["results"], "a killed run must end like an undisturbed one, in another store"
 
