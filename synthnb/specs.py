@@ -26,7 +26,7 @@ class Internal(Spec):
     kind: Literal["internal"] = "internal"
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32), min_length=1)  # width of each UNet level; every further level halves the side
     layers: int = Field(1, ge=1)  # residual blocks a level
-    steps: int = Field(400, ge=1)  # training steps
+    steps: int = Field(300, ge=1)  # training steps
     batch: int = Field(64, ge=1)  # images a training step
     lr: float = Field(2e-3, gt=0)  # peak learning rate of AdamW
     ema: float = Field(0.99, ge=0, lt=1)  # decay of the averaged weights that sample
@@ -62,13 +62,13 @@ class Recipe(Spec):
     "Model and optimisation: a fixed number of steps whatever the mix."
     model: str = Field("cnn", pattern=r"^(cnn|timm:[\w.]+)$")  # `cnn`, or any timm model as `timm:resnet18`
     width: int = Field(16, ge=4)  # channels of the cnn's first layer; timm models have their own
-    steps: int = Field(400, ge=1)  # optimiser steps
+    steps: int = Field(300, ge=1)  # optimiser steps
     batch: int = Field(64, ge=2)  # images a step
     lr: float = Field(8e-3, gt=0)  # peak learning rate (AdamW, cosine to 0)
     weight_decay: float = Field(0.1, ge=0)  # AdamW
     augment: bool = True  # classical augmentation: random shifts
     shift: int = Field(2, ge=0)  # largest shift in pixels, each way, when `augment`
-    curve: int = Field(8, ge=1)  # points of the learning curve
+    curve: int = Field(6, ge=1)  # points of the learning curve
     together: bool = True  # whether seeds train folded into one network, where that is faster
 
     def fuses(
@@ -81,7 +81,7 @@ class Recipe(Spec):
 class Judge(Spec):
     "A network trained once on the full real training split, used only to measure: fidelity and KID."
     width: int = Field(32, ge=4)  # channels of the cnn's first layer
-    steps: int = Field(800, ge=1)  # optimiser steps
+    steps: int = Field(600, ge=1)  # optimiser steps
     batch: int = Field(64, ge=2)  # images a step
     lr: float = Field(8e-3, gt=0)  # peak learning rate
     shift: int = Field(2, ge=0)  # largest shift in pixels

@@ -213,9 +213,11 @@ GENERATORS = {  # kind -> spec, and the function that samples: module:function
 def make_judge(
     todo: list[Artefact],  # one of kind judge
     store: Store,  # where to read
-) -> list[dict]:  # weights, curve
+) -> list[dict]:  # weights; features of the real training split, float32 (N, d); val_top1: how good a judge it is
     "Train the judge on the full real training split, in many views where the world composes them."
+    from synthnb.evaluate import top_k
     from synthnb.mix import batches
+    from synthnb.models import outputs, restore
     from synthnb.task import TASKS
     from synthnb.train import train_classifiers
     from synthnb.worlds import views
@@ -226,7 +228,9 @@ def make_judge(
     index = batches(len(x), 0, None, recipe.batch, recipe.steps, rng("judge", "batches"))
     probes = [{"val": (dataset.x[val], dataset.y[val])}]
     made = train_classifiers([x], [y], [index], recipe, [JUDGE_SEED], dataset.classes, TASKS["classification"], probes, [store.partial(judge.key)])
-    return [{"weights": made[0]["weights"], "curve": made[0]["curve"]}]
+    model = restore(recipe, x.shape[1], x.shape[-1], len(dataset.classes), [made[0]["weights"]])
+    features = outputs(model, [dataset.x[dataset.part("train")]], "features")[0]
+    return [{"weights": made[0]["weights"], "features": features, "val_top1": top_k(outputs(model, [dataset.x[val]])[0], dataset.y[val])}]
 
 JUDGE_SEED = 10**6  # no study's seed: the judge shares no draw with what it measures
 
@@ -304,14 +308,13 @@ def _quality(
     "What the judge says of the pool: fidelity, and KID against the real training split. Its own accuracy on val is the measure of both."
     from synthnb.evaluate import fidelity, kid
     from synthnb.models import outputs, restore
-    spec = Judge(**rows.inputs["judge"][0].spec["judge"])
-    weights = fetch(rows.inputs["judge"][0], store, "weights")["weights"]
-    judge = restore(spec.recipe(), dataset.x.shape[1], dataset.x.shape[-1], len(dataset.classes), [weights])
-    val, train = dataset.part("val"), dataset.part("train")
-    found = [("val", "judge_top1", fidelity(outputs(judge, [dataset.x[val]])[0], dataset.y[val]), len(val))]
+    judge = fetch(rows.inputs["judge"][0], store)
+    found = [("val", "judge_top1", judge["val_top1"], len(dataset.part("val")))]
     if not len(x): return found
-    features = [outputs(judge, [images], "features")[0] for images in (dataset.x[train], x)]
-    found += [("pool", "kid", kid(*features), len(x)), ("pool", "fidelity", fidelity(outputs(judge, [x])[0], y), len(x))]
+    recipe = Judge(**rows.inputs["judge"][0].spec["judge"]).recipe()
+    model = restore(recipe, x.shape[1], x.shape[-1], len(dataset.classes), [judge["weights"]])
+    found.append(("pool", "kid", kid(judge["features"], outputs(model, [x], "features")[0]), len(x)))
+    found.append(("pool", "fidelity", fidelity(outputs(model, [x])[0], y), len(x)))
     return [row for row in found if row[2] is not None]
 
 MAKERS: dict[str, Callable[[list[Artefact], Store], list[dict]]] = {  # kind -> how it is made
