@@ -72,7 +72,8 @@ def artefacts(
     look = shape(setting.dataset)
     real, synthetic = whole(setting.mix.real, setting.base, "mix.real"), whole(setting.mix.synthetic, setting.base, "mix.synthetic")
     if real > look.smallest:
-        raise BadInput(f"mix.real x base = {real} real images a class: {setting.dataset} has only {look.smallest} of its smallest class; allowed: at most {look.smallest}")
+        about = f"{setting.dataset} has only {look.smallest} of its smallest class"
+        raise BadInput(f"mix.real x base = {real} real images a class: {about}; allowed: at most {look.smallest}")
     if real + synthetic == 0: raise BadInput("mix.real and mix.synthetic are both 0: there is nothing to train on")
     dataset = Artefact("dataset", {"name": setting.dataset})
     judge = Artefact("judge", {"judge": setting.judge.model_dump(mode="json"), "fused": setting.judge.fuses(look.size)}, {"dataset": (dataset,)})

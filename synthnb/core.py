@@ -124,5 +124,6 @@ def one_thread() -> None:
     import sys
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ[name] = "1"
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}  # glibc reads them when a process starts; 32 MiB is its limit
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(32 << 20)  # the most that glibc allows; it reads both when a process starts
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = str(4 << 30)
     if "torch" in sys.modules: sys.modules["torch"].set_num_threads(1)

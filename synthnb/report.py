@@ -6,7 +6,8 @@
 __all__ = ['ROW_KEYS', 'COST_COLUMNS', 'ASSETS', 'TEMPLATE', 'CODE', 'results_csv', 'costs_csv', 'latex_table', 'about', 'write',
            'write_index', 'departures', 'compare_published', 'publish']
 
-# %% ../nbs/15_report.ipynb #087b11e0
+# %% ../nbs/15_report.ipynb #672b3f53
+import base64
 import hashlib
 import io
 import os
@@ -210,5 +211,7 @@ def publish(
     name = f"{experiment.spec.name} on {experiment.testbed.name}"
     if wrong: raise BadInput(f"{name} cannot be published: {'; '.join(wrong)}. Published is only a registered study at full scale, complete and unchanged")
     page = write(experiment, Path(root) / experiment.testbed.name / experiment.spec.name, published=True)
+    picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', page.read_text())
+    if picture: (page.parent / "seeds.svg").write_bytes(base64.b64decode(picture[1]))  # the page's first figure, for those who link to it
     write_index(root)
     return page
