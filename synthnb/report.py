@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
