@@ -98,7 +98,7 @@ def status_command(
     for row in study.status():
         print(f"{row['arm']:28} {row['done']:3} of {row['seeds']} seeds" + (f"   running: {', '.join(row['running'])}" if row["running"] else ""))
         for failure in row["failed"]: print(f"    failed: seed {failure['seed']}: {failure['error']}")
-    print(study.reproduces())
+    print(study.stale() or study.reproduces())
 
 @app.command("report")
 def report_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from .cell import Cell
 from .core import ROOT, digest
-from .report import compare_published, publish, write, write_index
-from .run import Plan, plan, run, status
+from .plan import Plan, plan, status
+from .report import compare_published, publish, stale, write, write_index
+from .run import run
 from .stats import describe, summary
 from .store import Store
 from .study import Experiment, open_experiment
@@ -91,6 +92,10 @@ class Study:
     def reproduces(self) -> str:  # one line
         "Whether the rows are those of the published evidence."
         return compare_published(self.experiment)
+
+    def stale(self) -> str | None:  # one line, None where it is current
+        "Whether the published evidence was made by other code or options than today's."
+        return stale(self.experiment)
 
     def publish(self) -> Path:  # the published index.html; BadInput where the study is not whole, registered and unmodified
         "Write the committed evidence, reports/<testbed>/<study>/."

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROW_KEYS', 'COST_COLUMNS', 'ASSETS', 'TEMPLATE', 'CODE', 'results_csv', 'costs_csv', 'latex_table', 'about', 'write',
-           'write_index', 'departures', 'compare_published', 'publish']
+           'write_index', 'departures', 'compare_published', 'stale', 'publish']
 
 # %% ../nbs/15_report.ipynb #672b3f53
 import base64
+import csv
 import hashlib
 import io
 import os
@@ -175,6 +176,18 @@ def compare_published(
     mine, theirs = results_csv(experiment.rows()), published.read_text(encoding="utf-8")
     if mine == theirs: return f"reproduces the published evidence to the byte ({len(mine.splitlines()) - 1:,} values)"
     return _largest_difference(*(pd.read_csv(io.StringIO(text), float_precision="round_trip") for text in (mine, theirs)))
+
+def stale(
+    experiment: "Experiment",  # a registered study as it stands
+    published: Path | None = None,  # the published costs.csv; the committed one where None
+) -> str | None:  # one line; None where the evidence is current, or there is none
+    "Whether the published evidence was made by what the study asks for today: its artefacts' keys tell."
+    published = published or ROOT / "reports" / experiment.testbed.name / experiment.spec.name / "costs.csv"
+    if not published.exists() or departures(experiment): return None
+    with open(published, newline="", encoding="utf-8") as f: theirs = {row["key"] for row in csv.DictReader(f)}
+    mine = {artefact.key for *_, artefact in experiment.walk()}
+    if mine <= theirs: return None
+    return f"the published evidence is stale: {len(mine - theirs)} of its {len(mine)} artefacts have other keys today; run the study, then synthnb publish"
 
 def _largest_difference(
     mine: pd.DataFrame,  # rows of this run
