@@ -6,7 +6,8 @@
 __all__ = ['HELP', 'app', 'Name', 'On', 'Seeds', 'Scale', 'Sets', 'Workers', 'parse_seeds', 'parse_sets', 'plan_command',
            'run_command', 'status_command', 'report_command', 'publish_command', 'show_command', 'gc_command', 'main']
 
-# %% ../nbs/17_cli.ipynb #bd5abaf1
+# %% ../nbs/17_cli.ipynb #441810e2
+import shutil
 import sys
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ import yaml
 
 from .core import BadInput
 from .lab import Study
-from .run import remembered, unneeded
+from .run import leftovers, remembered, unneeded
 from .specs import flat
 from .store import Store
 from .study import study_names, testbed_names
@@ -61,12 +62,8 @@ def _open(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | N
 def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None, workers: Workers = 2) -> None:
     "Show what a run would do; nothing is executed."
     study = _open(name, on, seeds, scale, sets)
-    found = study.plan(workers)
     print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x {len(study.experiment.seeds)} seeds")
-    for kind in dict.fromkeys([*found.there, *found.todo]): print(f"  {kind:10} {found.todo.get(kind, 0):5} to make {found.there.get(kind, 0):5} there")
-    if not found.todo: print("nothing to do")
-    elif found.seconds is None: print("time: not measured yet for this testbed and scale")
-    else: print(f"time: about {max(1, round(found.seconds))} s on {workers} workers, from measured costs")
+    print(study.plan(workers))
 
 @app.command("run")
 def run_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None, workers: Workers = 2) -> None:
@@ -138,12 +135,14 @@ def show_command(
 def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False) -> None:
     "List, or delete, the artefacts that no remembered run needs."
     store = Store()
-    keys = unneeded(store)
+    keys, left = unneeded(store), leftovers(store)
     sizes = {key: store.bytes(key) for key in keys}
     for key in keys: print(f"{key}  {sizes[key] / 1e6:.2f} MB")
+    for folder in left: print(f"{folder.relative_to(store.root)}  left behind by a process that was killed, or a checkpoint that no remembered run needs")
     if delete:
         for key in keys: store.discard(key)
-    after = ": deleted" if delete else "; --delete removes them" if keys else ""
+        for folder in left: shutil.rmtree(folder)
+    after = ": deleted" if delete else "; --delete removes them" if keys or left else ""
     print(f"{len(keys)} artefacts, {sum(sizes.values()) / 1e6:.1f} MB that no remembered run needs{after}")
 
 # %% ../nbs/17_cli.ipynb #4cca8418

@@ -77,7 +77,15 @@ class Plan:
     "What would run, what is there, and how long it may take."
     todo: dict[str, int]  # kind -> missing
     there: dict[str, int]  # kind -> cached
-    seconds: float | None  # estimate on the given workers; None where nothing like it was measured yet
+    workers: int  # processes that the estimate counts on
+    seconds: float | None  # estimate; None where nothing like it was measured yet
+
+    def __repr__(self) -> str:  # a line a kind, and the time
+        "The plan in words."
+        lines = [f"{kind:10} {self.todo.get(kind, 0):5} to make {self.there.get(kind, 0):5} there" for kind in dict.fromkeys([*self.there, *self.todo])]
+        if not self.todo: return "\n".join([*lines, "nothing to do"])
+        if self.seconds is None: return "\n".join([*lines, "time: not measured yet for this testbed and scale"])
+        return "\n".join([*lines, f"time: about {max(1, round(self.seconds))} s on {self.workers} workers, from measured costs"])
 
 def measured_costs(
     experiment: Experiment,  # whose kinds
@@ -97,7 +105,7 @@ def measured_costs(
 def seconds_of(
     job: Job,  # what is to be done
     measured: dict[str, float],  # kind -> CPU seconds of one artefact
-) -> float | None:
+) -> float | None:  # seconds; None where something like it was never measured
     "How long one job may take on one core."
     if job.kind != "notebook": return measured.get(job.kind)
     if not {"weights", "rows"} <= set(measured): return None
@@ -112,7 +120,7 @@ def plan(
     kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
     measured = measured_costs(experiment)
     times = [seconds_of(job, measured) for job in missing]
-    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), None if None in times else sum(times) / workers)
+    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, None if None in times else sum(times) / workers)
 
 def status(
     experiment: Experiment,  # a study, run or not, by this process or another

@@ -175,7 +175,7 @@ def compare_published(
     if different: return f"not comparable with the published evidence: {'; '.join(different)}"
     mine, theirs = results_csv(experiment.rows()), published.read_text(encoding="utf-8")
     if mine == theirs: return f"reproduces the published evidence to the byte ({len(mine.splitlines()) - 1:,} values)"
-    return _largest_difference(*(pd.read_csv(io.StringIO(text), float_precision="round_trip") for text in (mine, theirs)))
+    return _largest_difference(*(pd.read_csv(io.StringIO(text)) for text in (mine, theirs)))
 
 def stale(
     experiment: "Experiment",  # a registered study as it stands
