@@ -64,10 +64,10 @@ def _memory(
 def _label(
     artefact: Artefact,  # what is made
     seed: int,  # the first seed that needs it
-) -> str:  # such as "shard 3, seed 1"
+) -> str:  # such as "shard 3 of seed 1"
     "What people call an artefact."
     number = f" {artefact.spec['shard']}" if artefact.kind == "shard" else ""
-    return f"{artefact.kind}{number}" + ("" if artefact.seed is None else f", seed {seed}")
+    return f"{artefact.kind}{number}" + ("" if artefact.seed is None else f" of seed {seed}")
 
 # %% ../nbs/13a_plan.ipynb #1dcdcc7e
 NOTEBOOK_SECONDS = 4.0  # start of a kernel and import of torch on a plain machine, beside the work that its costs count

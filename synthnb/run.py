@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,20 @@ class Progress:
     ):
         from tqdm import tqdm
         self.left = {job.key: job for job in todo}
+        self.ended = threading.Event()
         self.measured, self.workers, self.running, self.printed = measured, workers, {}, time.monotonic()
-        self.bar = tqdm(total=len(todo), disable=not sys.stderr.isatty(), unit="job", bar_format="{n_fmt}/{total_fmt} |{bar:20}| {elapsed} {desc}")
+        look = "{n_fmt}/{total_fmt} |{bar:20}| {elapsed} {desc}"
+        self.bar = tqdm(total=len(todo), disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=look)
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def _tick(self) -> None:
+        "Keep the clock going between events."
+        while not self.ended.wait(1): self.show()
+
+    def close(self) -> None:
+        "Leave the line as it stands."
+        self.ended.set()
+        self.bar.close()
 
     def event(
         self,
@@ -209,8 +221,8 @@ class Progress:
         "What runs and what is left."
         left = ", ".join(f"{n} {kind}{'s' if n > 1 and kind != 'splits' else ''}" for kind, n in Counter(job.kind for job in self.left.values()).items())
         times = [seconds_of(job, self.measured) for job in self.left.values()]
-        about = "" if None in times else f"; about {max(1, round(sum(times) / self.workers))} s"
-        return f"running: {', '.join(self.running.values()) or 'starting'}; left: {left or 'nothing'}{about}"
+        about = "" if None in times or not times else f"; about {max(1, round(sum(times) / self.workers))} s"
+        return f"running: {', '.join(self.running.values()) or 'between jobs'}; left: {left or 'nothing'}{about}"
 
     def show(self) -> None:
         "Redraw or, where there is no terminal, print now and then."
@@ -243,7 +255,7 @@ def run(
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}  # loopback alone
     progress = Progress(todo, measured_costs(experiment), workers)
     with _deaf_to_ctrl_c(): cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0, **here)
-    with cluster, Client(cluster) as client:
+    with cluster, Client(cluster) as client, closing(progress):
         client.subscribe_topic("synthnb", progress.event)
         futures = _submit(client, todo, experiment)
         named, failed = {future.key: job for job, future in zip(todo, futures.values())}, []
@@ -251,7 +263,6 @@ def run(
             result = _result(future, named[future.key])
             progress.done(named[future.key], result["error"])
             if result["error"]: failed.append(result)
-    progress.bar.close()
     return failed
 
 # %% ../nbs/14_run.ipynb #6a311595
