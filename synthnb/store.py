@@ -41,7 +41,7 @@ def _write(
         value.to_parquet(folder / f"{name}.parquet", index=False)
         return f"{name}.parquet"
     if isinstance(value, dict) and value and all(isinstance(v, np.ndarray) for v in value.values()):
-        save_file({k: np.ascontiguousarray(v) for k, v in value.items()}, folder / f"{name}.safetensors")
+        save_file({k: np.asarray(v, order="C") for k, v in value.items()}, folder / f"{name}.safetensors")
         return f"{name}.safetensors"
     (folder / f"{name}.json").write_text(canonical(value))
     return f"{name}.json"
