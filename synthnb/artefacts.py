@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .core import BadInput, digest
+from .mix import check_share
 from .specs import Setting
 from .worlds import shape
 
@@ -75,6 +76,8 @@ def artefacts(
         about = f"{setting.dataset} has only {look.smallest} of its smallest class"
         raise BadInput(f"mix.real x base = {real} real images a class: {about}; allowed: at most {look.smallest}")
     if real + synthetic == 0: raise BadInput("mix.real and mix.synthetic are both 0: there is nothing to train on")
+    recipe, share = setting.recipe, setting.mix.real_share
+    if share is not None: check_share(share, real * look.classes, synthetic * look.classes, recipe.batch, recipe.steps)
     dataset = Artefact("dataset", {"name": setting.dataset})
     judge = Artefact("judge", {"judge": setting.judge.model_dump(mode="json"), "fused": setting.judge.fuses(look.size)}, {"dataset": (dataset,)})
     splits = Artefact("splits", {}, {"dataset": (dataset,)}, setting.drawn("subset", seed))
@@ -82,8 +85,8 @@ def artefacts(
     shards = _shards(setting, seed, dataset, splits, synthetic * look.classes) if synthetic else ()
     if shards and setting.generator.trained: found["generator"] = shards[0].inputs["generator"][0]
     found |= {f"shard/{i}": shard for i, shard in enumerate(shards)}
-    mix = {"real": real, "synthetic": synthetic, "real_share": setting.mix.real_share}
-    spec = {"task": setting.task, "mix": mix, "recipe": setting.recipe.model_dump(mode="json"), "fused": setting.recipe.fuses(look.size)}
+    mix = {"real": real, "synthetic": synthetic, "real_share": share}
+    spec = {"task": setting.task, "mix": mix, "recipe": recipe.model_dump(mode="json"), "fused": recipe.fuses(look.size)}
     inputs = {"dataset": (dataset,), "splits": (splits,), "shards": shards}
     found["weights"] = Artefact("weights", spec, inputs, setting.drawn("training", seed))
     found["rows"] = Artefact("rows", {}, inputs | {"judge": (judge,), "weights": (found["weights"],)})

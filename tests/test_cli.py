@@ -91,3 +91,8 @@ def test_status_and_gc_of_an_empty_store(tmp_path):
     assert synthnb("gc", home=tmp_path / "store").stdout.startswith("0 artefacts")
     assert synthnb("status", "synthetic_ratio", home=tmp_path / "store").returncode == 2
     assert synthnb("report", *STUDY, home=tmp_path / "store").returncode == 2
+
+def test_a_share_that_cannot_be_reached_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "mine.yaml").write_text(GOOD.replace("mix.synthetic: 1", "mix.synthetic: 1, mix.real: 0, mix.real_share: 0.5"))
+    done = synthnb("plan", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
+    assert done.returncode == 2 and "mix.real_share = 0.5: there are no real images" in done.stderr
