@@ -11,6 +11,7 @@ import importlib
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -102,12 +103,13 @@ def _record_failure(
 @cache
 def _fixed_circumstances() -> dict[str, Any]:
     "What is the same for everything that this process makes."
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    ask = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {"python": platform.python_version()}
     for package in ("synthnb", "torch", "numpy", "diffusers", "timm", "scikit-learn"):
         try: versions[package] = version(package)
         except PackageNotFoundError: continue
-    return {"commit": git.stdout.strip() or "none", "versions": versions, "host": _processor()}
+    return {"commit": commit or "none", "versions": versions, "host": _processor()}
 
 def _processor() -> str:  # such as "AMD EPYC x 2"
     "The kind of machine: results are bit-identical on one kind of processor. It is no host name, so that reports can be published."
