@@ -1,5 +1,6 @@
 """Whole runs at debug scale: killed, repeated, damaged, side by side, with an arm that fails."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from synthnb.core import ROOT
-from synthnb.report import results_csv
+from synthnb.report import results_csv, write_index
 from synthnb.store import Store
 from synthnb.study import open_experiment
 
@@ -26,6 +27,14 @@ arms:
 contrasts: [[real + 1x, real], [noise, real]]
 worth: [real, real x2]
 """
+
+@pytest.fixture(scope="module", autouse=True)
+def no_reports_left():
+    "The local reports of these runs go with them."
+    yield
+    local = ROOT / "reports" / "local"
+    for folder in [*local.glob("digits/small-debug*"), *local.glob("digits/half-debug*")]: shutil.rmtree(folder)
+    if local.exists(): write_index(local)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
@@ -91,7 +100,9 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(study, undisturbed, tmp_path):
     process = start(study, tmp_path)
-    time.sleep(6)
+    while not (tmp_path / "journal.txt").exists():
+        assert process.poll() is None, "nothing was made"
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process, 130)
     assert "goes on from here" in err and "Traceback" not in err
