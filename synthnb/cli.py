@@ -124,8 +124,8 @@ def show_command(
         chosen = ", ".join(map(str, experiment.seeds))
         print(f"{experiment.spec.name} on {experiment.testbed.name}, seeds {chosen}, scale {scale}\n{experiment.spec.question}\n")
         differs = experiment.differences()
-        same = {k: v for k, v in flat(next(iter(experiment.cells.values())).setting).items() if k not in differs}
-        print("the same in every arm:\n" + "\n".join(f"  {k} = {v}" for k, v in same.items()))
+        same = {k: v for cell in experiment.cells.values() for k, v in flat(cell.setting).items() if k not in differs}
+        print("the same in every arm that has it:\n" + "\n".join(f"  {k} = {v}" for k, v in same.items()))
         print("what differs:")
         for arm in experiment.cells: print(f"  {arm}: " + ", ".join(f"{k} = {row[arm]}" for k, row in differs.items() if row[arm] is not None))
         contrasts = "\n".join(f"  {arm} against {reference}" for arm, reference in experiment.spec.contrasts)

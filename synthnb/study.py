@@ -192,11 +192,11 @@ class Experiment:
         return list(found.values())
 
     def differences(self) -> dict[str, dict[str, Any]]:  # dotted key -> {arm: value}
-        "Only the options in which arms differ."
+        "Only the options in which arms differ. An option that an arm does not have, since its generator is of another kind, is no difference of its own."
         options = {arm: flat(cell.setting) for arm, cell in self.cells.items()}
         keys = dict.fromkeys(key for found in options.values() for key in found)
         table = {key: {arm: found.get(key) for arm, found in options.items()} for key in keys}
-        return {key: row for key, row in table.items() if len({repr(v) for v in row.values()}) > 1}
+        return {key: row for key, row in table.items() if len({repr(v) for arm, v in row.items() if key in options[arm]}) > 1}
 
     def values(
         self,
