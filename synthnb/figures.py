@@ -64,7 +64,7 @@ def seeds_figure(
     values = final(rows, "test", "top1")
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.6, 0.42 * len(arms) + 1.1), sharey=True, width_ratios=[1.15, 1], layout="constrained")
-        sns.stripplot((100 * values).reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5, jitter=0.18, ax=left)
+        sns.swarmplot((100 * values).reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5, ax=left)
         means = (100 * values).groupby("arm").mean().reindex(arms)
         left.scatter(means, range(len(arms)), marker="|", s=330, linewidths=2.2, color=INK, zorder=3)
         for place, arm in enumerate(arms):

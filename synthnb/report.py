@@ -70,7 +70,7 @@ def _tex(
 # %% ../nbs/15_report.ipynb #510c659c
 ASSETS = ROOT / "data" / "report"
 TEMPLATE = ROOT / "nbs" / "templates" / "report.ipynb"
-CODE = ("report.py", "sections.py", "tables.py", "figures.py", "stats.py")  # what the page's content depends on, beside the template
+CODE = ("study.py", "report.py", "sections.py", "tables.py", "figures.py", "stats.py")  # what the page's content depends on, beside the template
 
 def about(
     page: Path,  # an index.html made by `write`
