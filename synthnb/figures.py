@@ -37,7 +37,8 @@ def embed(
 ) -> str:  # HTML: a figure that needs no other file
     "A matplotlib figure as HTML."
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    unsaid = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with plt.rc_context(STYLE): figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata=unsaid)  # the same ids every time
     plt.close(figure)
     svg = text.getvalue().replace("<defs>", DARK + "<defs>", 1)
     return _figure(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", alt, caption, "plot")
