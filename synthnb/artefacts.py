@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .core import BadInput, digest
+from .generate import shard_count
 from .mix import check_share
 from .specs import Setting
 from .worlds import shape
@@ -105,5 +106,5 @@ def _shards(
     if setting.generator.trained:
         trained = Artefact("generator", spec | {"base": setting.base}, {**inputs, "splits": (splits,)}, setting.drawn("generator", seed))
         inputs |= {"generator": (trained,)}
-    count = -(-n // setting.generator.shard)
+    count = shard_count(n, setting.generator.shard)
     return tuple(Artefact("shard", spec | {"shard": i}, inputs, setting.drawn("pool", seed)) for i in range(count))

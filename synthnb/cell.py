@@ -64,26 +64,17 @@ class Cell:
     def make(self) -> "pd.DataFrame":  # the rows of the seeds that stand
         "Make what is missing, seeds together; where that fails, seed by seed, so that one failure leaves the others standing."
         lists = [self.artefacts(seed) for seed in self.seeds]
+        failed = {}
         try: ensure([found["weights"] for found in lists], self.store)
         except BadInput: raise
-        except Exception: pass_on = self._one_by_one([found["weights"] for found in lists])
-        else: pass_on = {}
+        except Exception as e: print(f"not all seeds can be trained ({e}); each is tried by itself", file=sys.stderr)
         for seed, found in zip(self.seeds, lists, strict=True):
-            if found["weights"].key not in pass_on: ensure([found["rows"]], self.store)
-            else: print(f"seed {seed} failed: {pass_on[found['weights'].key]}", file=sys.stderr)
-        if len(pass_on) == len(lists): raise next(iter(pass_on.values()))
+            try: ensure([found["rows"]], self.store)  # makes the weights first where they are missing
+            except Exception as e:
+                failed[seed] = e
+                print(f"seed {seed} failed: {e}", file=sys.stderr)
+        if len(failed) == len(self.seeds): raise next(iter(failed.values()))
         return self.results()
-
-    def _one_by_one(
-        self,
-        wanted: list[Artefact],  # of several seeds
-    ) -> dict[str, Exception]:  # key -> why it failed
-        "Make artefacts on their own."
-        failed = {}
-        for artefact in wanted:
-            try: ensure([artefact], self.store)
-            except Exception as e: failed[artefact.key] = e
-        return failed
 
     def results(self) -> "pd.DataFrame":  # study, testbed, arm, seed, step, slice, metric, value, n
         "The rows of the seeds that are finished."

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -60,7 +60,6 @@ def _keys_at(
     path: tuple,  # keys that lead to one of its parts; a union's tag names the member
 ) -> list[str]:
     "The keys that the part of a model at a path understands."
-    from typing import get_args
     models = [cls]
     for step in path:
         fields = [m.model_fields[step].annotation for m in models if step in m.model_fields]
@@ -72,7 +71,6 @@ def _models_in(
     annotation: Any,  # a type annotation
 ) -> list[type[Spec]]:
     "Every spec class that an annotation mentions."
-    from typing import get_args
     if isinstance(annotation, type) and issubclass(annotation, BaseModel): return [annotation]
     return [m for a in get_args(annotation) for m in _models_in(a)]
 

@@ -155,7 +155,7 @@ def _submit(
     futures, root = {}, str(experiment.store.root)
     for job in todo:
         needs = [futures[key] for key in job.needs]
-        how = {"key": f"{job.key}", "pure": False, "priority": PRIORITY[job.kind]}
+        how = {"key": job.key, "pure": False, "priority": PRIORITY[job.kind]}
         if job.kind != "notebook": futures[job.key] = client.submit(make_task, job, root, needs, **how)
         else: futures[job.key] = client.submit(notebook_task, job, root, _parameters(experiment, job.work.arm), needs, **how)
     return futures
@@ -276,18 +276,24 @@ def remembered(
         except BadInput as e: print(f"forgotten: {run['study']} on {run['testbed']}: {e}", file=sys.stderr)
     return found
 
+def _needed(
+    store: Store,  # whose runs
+) -> set[str]:  # keys
+    "What the remembered runs would ask for today."
+    return {a.key for experiment in remembered(store) for *_, a in experiment.walk()}
+
 def unneeded(
     store: Store,  # where to look
 ) -> list[str]:  # keys
     "Artefacts that no remembered run needs."
-    needed = {a.key for experiment in remembered(store) for *_, a in experiment.walk()}
+    needed = _needed(store)
     return [key for key in store.keys() if key not in needed]
 
 def leftovers(
     store: Store,  # where to look
 ) -> list[Path]:  # folders
     "What killed processes left: attempts that nobody fills any more, and checkpoints that no remembered run would go on from."
-    needed = {a.key for experiment in remembered(store) for *_, a in experiment.walk()}
+    needed = _needed(store)
     attempts = [path for path in (store.root / "attempts").glob("*") if not busy(store, path.name.rpartition(".")[0])]
     partial = [path for path in (store.root / "partial").glob("*") if not busy(store, path.name) and (path.name not in needed or store.has(path.name))]
     return sorted(attempts + partial)

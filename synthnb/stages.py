@@ -272,7 +272,7 @@ def make_weights(
 def make_rows(
     todo: list[Artefact],  # one of kind rows
     store: Store,  # where to read
-) -> list[dict]:  # rows, confusion, worst
+) -> list[dict]:  # rows; test: logits of the test set, float32 (N, classes), for pictures
     "Evaluate a trained seed: the only place that reads the test set, and it does so once."
     from synthnb.models import restore
     from synthnb.task import TASKS
