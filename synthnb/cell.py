@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Cell']
 
-# %% ../nbs/11b_cell.ipynb #ce91f6a6
+# %% ../nbs/11b_cell.ipynb #f536eb19
+import io
 import re
 import sys
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .artefacts import Artefact, artefacts
+from .artefacts import Artefact, World, artefacts
 from .core import BadInput, digest
 from .specs import Setting, flat
-from .stages import dataset_of, ensure, fetch, pool_of, training_set
+from .stages import dataset_of, ensure, fetch, scored_pool, training_set, used_pool
 from .store import Store
 
 if TYPE_CHECKING:
@@ -35,13 +36,15 @@ class Cell:
     testbed: str  # name of the testbed
     arm: str  # name of the arm
     setting: Setting  # every option
+    world: World  # the data set that the setting names
     seeds: tuple[int, ...]  # which seeds
     store: Store  # where artefacts are
 
     def __repr__(self) -> str: return f"Cell({self.arm!r} of {self.study} on {self.testbed}, seeds {', '.join(map(str, self.seeds))})"
 
     @cached_property
-    def _lists(self) -> dict[int, dict[str, Artefact]]: return {seed: artefacts(self.setting, seed) for seed in self.seeds}  # seed -> name -> artefact
+    def _lists(self) -> dict[int, dict[str, Artefact]]:  # seed -> name -> artefact
+        return {seed: artefacts(self.setting, seed, self.world) for seed in self.seeds}
 
     def artefacts(
         self,
@@ -90,10 +93,18 @@ class Cell:
         seed: int,  # one of the cell's
     ) -> "Pool":  # the images that this arm takes from it; BadInput where the arm has none
         "The synthetic images of one seed, made now if they are missing."
-        shards = self.artefacts(seed)["weights"].inputs["shards"]
-        if not shards: raise BadInput(f"arm {self.arm!r} has no synthetic images")
-        dataset = dataset_of(self.artefacts(seed)["dataset"], self.store)
-        return pool_of(shards, self.artefacts(seed)["weights"].spec["mix"]["synthetic"] * len(dataset.classes), self.store)
+        weights = self.artefacts(seed)["weights"]
+        if not weights.inputs["shards"]: raise BadInput(f"arm {self.arm!r} has no synthetic images")
+        return used_pool(weights, self.world.shape.names, self.store)
+
+    def candidates(
+        self,
+        seed: int,  # one of the cell's
+    ) -> "Pool":  # with the column `filter_score` in its provenance; BadInput where the arm has no filter
+        "All images that the filter of one seed chooses from."
+        weights = self.artefacts(seed)["weights"]
+        if "scores" not in weights.inputs: raise BadInput(f"arm {self.arm!r} filters nothing")
+        return scored_pool(weights, self.world.shape.names, self.store)
 
     def training_images(
         self,
@@ -152,6 +163,30 @@ class Cell:
         pool = self.pool(seed)
         show(pool.x[:60], f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(pool.x))
 
+    def show_scores(
+        self,
+        seed: int,  # one of the cell's
+    ) -> None:
+        "Display the filter's scores: their histogram, and the candidates with the highest and lowest ones."
+        from matplotlib.figure import Figure
+
+        from synthnb.data import show
+        if "scores" not in self.artefacts(seed)["weights"].inputs:
+            print(f"arm {self.arm!r} filters nothing")
+            return
+        pool = self.candidates(seed)
+        scores = pool.provenance.filter_score.to_numpy()
+        figure = Figure((5, 2), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(scores, bins=40, color="#999933", label="candidates")
+        axes.hist(self.pool(seed).provenance.filter_score, bins=40, range=(scores.min(), scores.max()), color="#4477aa", label="used")
+        axes.set(xlabel=self.setting.filter.score, ylabel="images")
+        axes.legend()
+        _display(figure, f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
+        order = scores.argsort(kind="stable")
+        show(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.", zoom=_zoom(pool.x))
+        show(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.", zoom=_zoom(pool.x))
+
     def show_curves(self) -> None:
         "Display the learning curves: accuracy on train and val, a thin line a seed and the mean."
         import seaborn as sns
@@ -191,6 +226,7 @@ class Cell:
         display(self.options(), self.balance(self.seeds[0]))
         self.show_real(self.seeds[0])
         self.show_pool(self.seeds[0])
+        self.show_scores(self.seeds[0])
         display(self.mix())
         self.show_curves()
         display(self.table())
@@ -208,6 +244,8 @@ def _display(
     figure: "Figure",  # from matplotlib
     alt: str,  # what is to be seen
 ) -> None:
-    "Display a figure with its alternative text."
-    from IPython.display import display
-    display(figure, metadata={"image/png": {"alt": alt}})
+    "Display a figure with its alternative text, as pixels: Jupyter draws a figure by itself only after pyplot was imported."
+    from IPython.display import Image, display
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    display(Image(png.getvalue(), format="png", alt=alt))

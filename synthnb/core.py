@@ -48,12 +48,13 @@ def _line(
     where: str,  # what the user calls the thing
 ) -> str:
     "One validation error as one line."
-    path = ".".join(str(p) for p in error["loc"] if p != "function-after")
+    path = ".".join(str(p) for p in error["loc"] if not str(p).startswith("function-after"))  # pydantic's word for a spec with a check of its own
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key {path!r}; {suggest(error['loc'][-1], _keys_at(cls, error['loc'][:-1]))}"
     if error["type"] == "missing": return f"{where}: {path!r} is missing"
     given = f", not {error['input']!r}" if not isinstance(error["input"], dict) else ""
-    return f"{where}: {path or 'value'}: {error['msg'][:1].lower()}{error['msg'][1:]}{given}"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {path or 'value'}: {said[:1].lower()}{said[1:]}{given}"
 
 def _keys_at(
     cls: type[Spec],  # a model
