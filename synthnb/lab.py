@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cell import Cell
 from .core import ROOT, digest
-from .plan import Plan, plan, status
+from .plan import Overview, Plan, overview, plan, status
 from .report import compare_published, publish, stale, write, write_index
 from .run import run
 from .stats import describe, summary
@@ -49,12 +49,18 @@ class Study:
 
     def run(
         self,
-        workers: int = 2,  # processes of one thread each
+        workers: int = 2,  # processes of this machine, of one thread each
+        scheduler: str | None = None,  # a Dask scheduler whose workers are used instead: tcp://, tls://, or a scheduler file
+        limit: float | None = None,  # seconds that a notebook or a shared artefact may take
     ) -> list[dict[str, Any]]:  # what failed; empty when all stands
         "Make what is missing and write the report."
-        failed = run(self.experiment, workers)
+        failed = run(self.experiment, workers, scheduler, limit)
         if len(self.results()): self.report()
         return failed
+
+    def overview(self) -> Overview:  # share, time left, who is at work
+        "How far the study is."
+        return overview(self.experiment)
 
     def status(self) -> list[dict[str, Any]]:  # one an arm: done, seeds, running, failed
         "How far each arm is."

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .core import ROOT, BadInput, digest
-from .run import execute_notebook
+from .execute import execute_notebook
 from .sections import seed_words, state_of, status_words
 from .tables import ABSENT, against, interval, number, summary
 

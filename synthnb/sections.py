@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'state_of', 'seed_words', 'status_words', 'lead', 'judge_words', 'redrawn', 'failures', 'environment',
-           'links']
+           'data_words', 'links']
 
 # %% ../nbs/14c_sections.ipynb #54f25579
 import os
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from .specs import Images
 from .stats import Comparison, Worth, worth_words
 from .tables import final, interval, number
+from .testbed import describe_data
 
 if TYPE_CHECKING: from synthnb.study import Experiment
 
@@ -133,6 +135,22 @@ def environment(
     facts = {name: every(column) for name, column in (("Machine", "host"), ("Device", "device"), ("Versions", "versions"), ("Commit", "commit"))}
     facts["Made"] = " to ".join(dict.fromkeys(made[:1] + made[-1:]))
     return '<dl class="plain">' + "".join(f"<dt>{name}</dt><dd>{escape(value or 'not recorded')}</dd>" for name, value in facts.items()) + "</dl>"
+
+def data_words(
+    experiment: "Experiment",  # a study on a testbed
+) -> str:  # HTML
+    "What the real images are: how many classes and images, and what was odd about those that came from outside."
+    worlds = {cell.world.dataset.key: cell for cell in experiment.cells.values()}
+    lines = [(_source(cell.setting.dataset), line) for cell in worlds.values() for line in describe_data(cell.world, experiment.store)]
+    return "<ul>" + "".join(f"<li>{escape(source)}: {escape(line)}</li>" for source, line in lines) + "</ul>"
+
+def _source(
+    dataset: str | Images,  # what a setting names
+) -> str:
+    "What people call a data set: of a path only its last part, so that a report can be passed on."
+    if isinstance(dataset, str): return dataset
+    kind, _, place = dataset.source.partition(":")
+    return f"{kind}:{os.path.basename(place)}" if os.path.isabs(place) else dataset.source
 
 def links(
     experiment: "Experiment",  # a study on a testbed

@@ -21,3 +21,21 @@ def store(tmp_path_factory):
     "A store that only this session sees, so that tests neither find nor leave artefacts."
     os.environ["SYNTHNB_HOME"] = str(tmp_path_factory.mktemp("store"))
     return Path(os.environ["SYNTHNB_HOME"])
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    "The file of a small study, for whole runs."
+    from runs import STUDY
+    path = tmp_path_factory.mktemp("study") / "small.yaml"
+    path.write_text(STUDY)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(study, tmp_path_factory):
+    "What a run of the small study leaves that nobody disturbs."
+    from runs import finish, results, start
+    home = tmp_path_factory.mktemp("undisturbed")
+    out, err = finish(start(study, home))
+    return {"home": home, "out": out, "err": err, "results": results(study, home)}

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from synthnb.artefacts import embedded
 from synthnb.core import rng
 from synthnb.specs import Render, Setting, TestbedSpec, flat, override
 from synthnb.stats import compare, sentence, worth, worth_words
@@ -20,7 +21,7 @@ FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "w
 class Cell:
     "An arm: its setting and images that stand for its training set and pool."
     def __init__(self, setting, seeds):
-        self.setting, self.seeds, self.notebook = setting, seeds, "none.ipynb"
+        self.setting, self.seeds, self.notebook, self.world = setting, seeds, "none.ipynb", embedded(setting.dataset)
 
     def training_images(self, seed):
         data = load(self.setting.dataset)
@@ -35,6 +36,7 @@ class Cell:
 
 class Experiment:
     "What the report asks of an experiment, with one failed seed."
+    store = None  # embedded worlds need none
     registered, source, spec = True, {"study": "synthetic_ratio", "testbed": "digits-wild"}, study
 
     def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,)):

@@ -2,31 +2,15 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from runs import finish, journal, results, start
 
 from synthnb.core import ROOT
-from synthnb.report import results_csv, write_index
+from synthnb.report import write_index
 from synthnb.store import Store
-from synthnb.study import open_experiment
-
-
-STUDY = """
-name: small
-question: does the machinery hold?
-arms:
-  real: {}
-  real + 1x: {mix.synthetic: 1}
-  real x2: {mix.real: 2}
-  noise: {mix.synthetic: 1, generator: {kind: noise}}
-contrasts: [[real + 1x, real], [noise, real]]
-worth: [real, real x2]
-"""
 
 @pytest.fixture(scope="module", autouse=True)
 def no_reports_left():
@@ -35,33 +19,6 @@ def no_reports_left():
     local = ROOT / "reports" / "local"
     for folder in [*local.glob("digits/small-debug*"), *local.glob("digits/half-debug*")]: shutil.rmtree(folder)
     if local.exists(): write_index(local)
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    path = tmp_path_factory.mktemp("study") / "small.yaml"
-    path.write_text(STUDY)
-    return str(path)
-
-def start(study, home, *args):
-    env = {**os.environ, "SYNTHNB_HOME": str(home)}
-    command = [sys.executable, "-c", "from synthnb.cli import main; main()", "run", study, "--on", "digits", "--scale", "debug", *args]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, out + err
-    return out, err
-
-def results(study, home):
-    return results_csv(open_experiment(study, "digits", scale="debug", store=Store(home)).rows())
-
-def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
-
-@pytest.fixture(scope="module")
-def undisturbed(study, tmp_path_factory):
-    home = tmp_path_factory.mktemp("undisturbed")
-    out, err = finish(start(study, home))
-    return {"home": home, "out": out, "err": err, "results": results(study, home)}
 
 def test_a_run_answers(undisturbed):
     out = undisturbed["out"]

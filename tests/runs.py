@@ -1,0 +1,102 @@
+"""What tests of whole runs share: the command in a process of its own, what it left in the store, and Dask processes started by hand."""
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+
+from synthnb.report import results_csv
+from synthnb.store import Store
+from synthnb.study import open_experiment
+
+STUDY = """
+name: small
+question: does the machinery hold?
+arms:
+  real: {}
+  real + 1x: {mix.synthetic: 1}
+  real x2: {mix.real: 2}
+  noise: {mix.synthetic: 1, generator: {kind: noise}}
+contrasts: [[real + 1x, real], [noise, real]]
+worth: [real, real x2]
+"""
+ON = ("--on", "digits", "--scale", "debug")
+
+def synthnb(*words, home, cwd=None, env=None):
+    "Start the command in a session of its own."
+    env = {**os.environ, "SYNTHNB_HOME": str(home), **(env or {})}
+    command = [sys.executable, "-c", "from synthnb.start import main; main()", *words]
+    return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+def start(study, home, *args):
+    return synthnb("run", study, *ON, *args, home=home)
+
+def finish(process, code=0, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == code, out + err
+    return out, err
+
+def results(study, home, seeds=None):
+    return results_csv(open_experiment(study, "digits", seeds, scale="debug", store=Store(home)).rows())
+
+def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
+
+def until(condition, process=None, timeout=120):
+    "Wait for something; fail where it takes too long, or the process ends."
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+def end(process):
+    "Kill a process, started here, and all that it started."
+    try: family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    except psutil.NoSuchProcess: family = []
+    for pid in family:
+        try: psutil.Process(pid).kill()
+        except psutil.NoSuchProcess: continue
+    process.wait()
+
+class Hand:
+    "A Dask scheduler and workers as a user would start them by hand, each in a folder of its own."
+    def __init__(self, place):
+        self.place, self.processes, self.address = Path(place), [], None
+
+    def dask(self, what, *words, env=None):
+        folder = self.place / f"{what}-{len(self.processes)}"
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, "--no-dashboard"]
+        with open(folder / "log.txt", "w") as log:
+            self.processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **(env or {})}, start_new_session=True))
+        return self.processes[-1]
+
+    def scheduler(self, port=0):
+        process = self.dask("scheduler", "--host", "127.0.0.1", "--port", str(port))
+        log = self.place / f"scheduler-{len(self.processes) - 1}" / "log.txt"
+        until(lambda: re.search(r"Scheduler at: +(\S+)", log.read_text()), process)
+        self.address = re.search(r"Scheduler at: +(\S+)", log.read_text())[1]
+        return process
+
+    def worker(self, *words, env=None):
+        return self.dask("worker", self.address, "--nthreads", "1", "--memory-limit", "0", *words, env=env)
+
+    def joined(self, n):
+        "Wait until so many workers are there; what the scheduler knows of them."
+        from distributed import Client
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n, timeout=60)
+            return list(client.scheduler_info()["workers"].values())
+
+@contextmanager
+def by_hand(place):
+    "Dask processes that end with the block."
+    hand = Hand(place)
+    with ExitStack() as stack:
+        stack.callback(lambda: [end(process) for process in hand.processes])
+        yield hand
