@@ -20,6 +20,7 @@ import yaml
 
 from .cluster import SYSTEMS, job_script
 from .core import BadInput
+from .execute import KernelDied
 from .lab import Study
 from .plan import overview, status
 from .run import leftovers, remembered, unneeded
@@ -232,6 +233,7 @@ def main() -> None:
     try: code = app(standalone_mode=False)
     except BadInput as e: _stop(str(e), 2)
     except Lost as e: _stop(f"{e}; what is finished is kept, and the same command goes on from here", 3)
+    except KernelDied as e: _stop(f"the report could not be written: {e}; the same command writes it", 1)
     except KeyboardInterrupt: code = 130
     except Exception as e:
         if not hasattr(e, "format_message"): raise

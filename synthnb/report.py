@@ -123,7 +123,8 @@ def _page(
     parameters = {**experiment.source, "seeds": list(experiment.seeds), "scale": experiment.scale, "overrides": experiment.overrides}
     parameters |= {"published": published, "folder": str(folder)}
     with tempfile.TemporaryDirectory() as place:
-        execute_notebook(TEMPLATE, Path(place) / "report.ipynb", parameters)
+        where = {"SYNTHNB_HOME": str(experiment.store.root.absolute())} if experiment.store else {}
+        execute_notebook(TEMPLATE, Path(place) / "report.ipynb", parameters, env=where)
         notebook = nbformat.read(Path(place) / "report.ipynb", as_version=4)
     notebook.metadata["title"] = f"{spec.title or spec.name} – {testbed.name}"
     answer = experiment.answer() if state_of(experiment)[0] else "No result yet."

@@ -266,7 +266,8 @@ def run(
     one_thread()
     token = uuid.uuid4().hex[:12]
     with crew(workers, scheduler, any(job.gpu for job in todo)) as client, _announced(experiment, token) as alive:
-        terms = Terms(str(store.root.absolute()), token, str(alive.absolute()), versions(), tuple(folders()), _files(experiment), limit)
+        same = versions() if scheduler else {}  # workers of this machine have the driver's
+        terms = Terms(str(store.root.absolute()), token, str(alive.absolute()), same, tuple(folders()), _files(experiment), limit)
         check_workers(client, terms)
         store.remember(asked)
         with closing(Progress(todo, experiment, sum(map(len, places(client).values())), alive)) as progress:

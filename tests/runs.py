@@ -1,6 +1,7 @@
 """What tests of whole runs share: the command in a process of its own, what it left in the store, and Dask processes started by hand."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from synthnb.report import results_csv
+from synthnb.core import ROOT
+from synthnb.report import results_csv, write_index
 from synthnb.store import Store
 from synthnb.study import open_experiment
 
@@ -45,6 +47,12 @@ def results(study, home, seeds=None):
     return results_csv(open_experiment(study, "digits", seeds, scale="debug", store=Store(home)).rows())
 
 def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
+
+def forget_reports(name):
+    "Remove the local reports of a study of tests."
+    local = ROOT / "reports" / "local"
+    for folder in local.glob(f"digits/{name}-debug*"): shutil.rmtree(folder)
+    if local.exists(): write_index(local)
 
 def until(condition, process=None, timeout=120):
     "Wait for something; fail where it takes too long, or the process ends."

@@ -37,6 +37,16 @@ def synthnb(*args, home, code="from synthnb.cli import main; main()"):
     (("run", "synthetic_ratio", "--on", "./absent.yaml"), "cannot be read"),
     (("plan", *STUDY, "--set", "base=500"), "base"),
     (("runn", *STUDY), "runn"),
+    (("run", *STUDY, "--time-limit", "0"), "minutes above 0"),
+    (("run", *STUDY, "--time-limit", "soon"), "time-limit"),
+    (("run", *STUDY, "--scheduler", "localhost"), "tcp://HOST:PORT"),
+    (("run", *STUDY, "--scheduler", "tcp://127.0.0.1:1"), "no scheduler answers"),
+    (("cluster", "slrum", "--scheduler", "tcp://head:8786"), "did you mean 'slurm'"),
+    (("cluster", "slurm"), "--scheduler"),
+    (("cluster", "slurm", "--scheduler", "head:8786"), "tcp://HOST:PORT"),
+    (("cluster", "pbs", "--scheduler", "tcp://head:8786", "--walltime", "4h"), "HOURS:MINUTES:SECONDS"),
+    (("cluster", "lsf", "--scheduler", "tcp://head:8786", "--memory", "much"), "16GB"),
+    (("testbed", "new", "pets"), "folder:DIR"),
 ])
 def test_bad_input_is_a_few_lines_and_code_2(args, told, tmp_path):
     done = synthnb(*args, home=tmp_path / "store")

@@ -1,15 +1,12 @@
 """What goes wrong in one place stays there: a seed that gives NaN, memory that runs out, cells and generators that hang."""
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, finish, journal, synthnb
+from runs import ON, finish, forget_reports, journal, synthnb
 
-from synthnb.core import ROOT
 from synthnb.plan import by_hand, status
-from synthnb.report import write_index
 from synthnb.store import Store
 from synthnb.study import open_experiment
 
@@ -60,9 +57,7 @@ def faults(tmp_path_factory):
     out, err = finish(synthnb("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5", home=place / "store", cwd=place), code=1)
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
     yield {"place": place, "out": out, "err": err, "experiment": experiment, "status": {row["arm"]: row for row in status(experiment)}}
-    local = ROOT / "reports" / "local"
-    for folder in local.glob("digits/faults-debug*"): shutil.rmtree(folder)
-    write_index(local)
+    forget_reports("faults")
 
 def errors(faults, arm):
     "What is said of each failed seed of an arm."

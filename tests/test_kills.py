@@ -1,7 +1,6 @@
 """kill -9 at random moments of workers, kernels, drivers and schedulers: results to the byte, nothing torn, nothing made twice, nobody left."""
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, journal, results
+from runs import ON, by_hand, end, forget_reports, journal, results
 
-from synthnb.core import ROOT
 from synthnb.store import Store
 
 KILLS = int(os.environ.get("KILLS", "50"))  # how many altogether
@@ -131,4 +129,4 @@ def test_fifty_kills(study, tmp_path, capsys):
         print(f"\n{sum(killed.values())} kills in {number} studies and {time.monotonic() - began:.0f} s: results to the byte, nothing torn, nothing made twice")
         for (where, what), n in sorted(killed.items()): print(f"  {where:8} {what:10} {n:3}")
     assert len({what for _, what in killed}) >= 4 or KILLS < 20
-    shutil.rmtree(ROOT / "reports" / "local" / "digits", ignore_errors=True)
+    forget_reports("small")

@@ -1,24 +1,20 @@
 """Whole runs at debug scale: killed, repeated, damaged, side by side, with an arm that fails."""
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from runs import finish, journal, results, start
+from runs import finish, forget_reports, journal, results, start
 
 from synthnb.core import ROOT
-from synthnb.report import write_index
 from synthnb.store import Store
 
 @pytest.fixture(scope="module", autouse=True)
 def no_reports_left():
     "The local reports of these runs go with them."
     yield
-    local = ROOT / "reports" / "local"
-    for folder in [*local.glob("digits/small-debug*"), *local.glob("digits/half-debug*")]: shutil.rmtree(folder)
-    if local.exists(): write_index(local)
+    for name in ("small", "half"): forget_reports(name)
 
 def test_a_run_answers(undisturbed):
     out = undisturbed["out"]

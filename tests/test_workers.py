@@ -1,16 +1,14 @@
 """Runs on Dask workers that were started by hand or by a batch system's script: same results, clear refusals, nothing lost with a scheduler."""
 import os
-import shutil
 import signal
 import subprocess
 import time
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
+from runs import ON, by_hand, end, finish, forget_reports, journal, results, start, synthnb, until
 
 from synthnb.cluster import SYSTEMS, job_script
-from synthnb.core import ROOT
 from synthnb.store import Store
 
 STRANGER = "import synthnb.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
@@ -19,7 +17,7 @@ STRANGER = "import synthnb.workers as w; w.CODE = 'other'; w.versions.cache_clea
 def no_reports_left():
     "The local reports of these runs go with them."
     yield
-    for folder in (ROOT / "reports" / "local").glob("digits/small-debug*"): shutil.rmtree(folder)
+    forget_reports("small")
 
 @pytest.fixture
 def hand(tmp_path):
