@@ -117,12 +117,12 @@ def seconds_of(
 
 def time_left(
     todo: list[Job],  # not finished, in the order in which they are handed out
-    measured: Mapping[str, float],  # kind -> seconds of one artefact
+    times: Mapping[str, float | None],  # job key -> seconds that it takes; None where something like it was never measured
     workers: int,  # how many work side by side
     elapsed: Mapping[str, float] | None = None,  # job key -> seconds that it has been running
-) -> float | None:  # seconds; None where something like it was never measured
+) -> float | None:  # seconds; None where something was never measured
     "How long it takes to do all this: the jobs are handed out as a run does it."
-    times, elapsed = {job.key: seconds_of(job, measured) for job in todo}, elapsed or {}
+    elapsed = elapsed or {}
     if None in times.values() or not workers: return None
     # one that has taken longer than expected is taken to need a tenth of its time yet
     active = [(max(times[key] - elapsed[key], times[key] / 10), key) for key in times if key in elapsed]
@@ -154,6 +154,14 @@ class Plan:
         if self.seconds is None: return "\n".join([*lines, "time: not measured yet for this testbed and scale"])
         return "\n".join([*lines, f"time: about {duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"])
 
+def _estimate(
+    todo: list[Job],  # nothing of it has begun
+    measured: Mapping[str, float],  # kind -> seconds of one artefact
+    workers: int,  # processes
+) -> float | None:
+    "How long it takes to do all this, as far as it was measured."
+    return time_left(todo, {job.key: seconds_of(job, measured) for job in todo}, workers)
+
 def plan(
     experiment: Experiment,  # what is wanted
     workers: int = 2,  # processes
@@ -161,7 +169,7 @@ def plan(
     "What a run would do now."
     missing = jobs(experiment)
     kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
-    seconds = time_left(missing, measured_costs(experiment), workers)
+    seconds = _estimate(missing, measured_costs(experiment), workers)
     return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, seconds)
 
 # %% ../nbs/13a_plan.ipynb #fec7e82b
@@ -248,5 +256,5 @@ def overview(
     if set(costs) <= set(measured):
         share = 1 - sum(measured[kind] for job in missing for kind in job.makes) / sum(measured[kind] * n for kind, n in costs.items())
     failed = {(arm, seed) for arm, seed, _, a in experiment.walk() if (arm, seed) in lacking and (experiment.store.partial(a.key) / "failure.txt").exists()}
-    left = min((who["left"] for who in alive if who["left"] is not None), default=None) if alive else time_left(missing, measured, 2)
+    left = min((who["left"] for who in alive if who["left"] is not None), default=None) if alive else _estimate(missing, measured, 2)
     return Overview(rows - len(lacking), rows, len(failed), share if lacking else 1.0, alive, left)

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import queue
+import statistics
 import sys
 import time
 import uuid
@@ -41,7 +42,8 @@ class Progress:
         self.left = {job.key: job for job in todo}
         self.running: dict[str, float] = {}  # key -> when it began
         self.experiment, self.file, self.workers, self.waiting = experiment, file, workers, None
-        self.measured, self.expected, self.took = measured_costs(experiment), 0.0, 0.0
+        self.measured: dict[str, float] = measured_costs(experiment)
+        self.ratios: dict[str, list[float]] = {}  # kind -> how much longer than measured its jobs took
         self.printed = self.noted = time.monotonic()
         look = "{n_fmt}/{total_fmt} |{bar:20}| {elapsed} {desc}"
         self.bar = tqdm(total=len(todo), disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=look)
@@ -72,22 +74,21 @@ class Progress:
         error: str | None,  # why it failed
     ) -> None:
         "A job has ended."
-        expected, began = seconds_of(job, self.measured), self.running.pop(job.key, None)
-        if expected and began and not error:
-            self.expected, self.took = self.expected + expected, self.took + time.monotonic() - began
+        began = self.running.pop(job.key, None)
         self.left.pop(job.key, None)
-        if any(seconds_of(other, self.measured) is None for other in self.left.values()): self.measured = measured_costs(self.experiment)
+        if any(seconds_of(other, self.measured) is None for other in [job, *self.left.values()]): self.measured = measured_costs(self.experiment)
+        expected = seconds_of(job, self.measured)
+        if expected and began and not error: self.ratios.setdefault(job.kind, []).append((time.monotonic() - began) / expected)
         self.bar.update()
         if error: self.bar.write(f"failed: {job.label}: {error}", file=sys.stderr)
         self.note()
 
     def seconds(self) -> float | None:  # None where not everything was measured, or nobody works
-        "The time left."
-        now = time.monotonic()
-        pace = self.took / self.expected if self.took else 1.0
-        elapsed = {key: (now - began) / pace for key, began in self.running.items()}
-        left = time_left(list(self.left.values()), self.measured, self.workers, elapsed)
-        return None if left is None else left * pace
+        "The time left: what jobs cost when they were measured, times how much longer those of their kind take in this run."
+        pace = {kind: statistics.median(ratios) for kind, ratios in self.ratios.items()}
+        costs = {job.key: seconds_of(job, self.measured) for job in self.left.values()}
+        times = {key: cost and cost * pace.get(self.left[key].kind, 1) for key, cost in costs.items()}
+        return time_left(list(self.left.values()), times, self.workers, {key: time.monotonic() - began for key, began in self.running.items()})
 
     def note(self) -> None:
         "Write down for other processes what is going on; whole, so that nobody reads half of it."

@@ -26,10 +26,11 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
     "The file of a small study, for whole runs."
-    from runs import STUDY
+    from runs import STUDY, forget_reports
     path = tmp_path_factory.mktemp("study") / "small.yaml"
     path.write_text(STUDY)
-    return str(path)
+    yield str(path)
+    forget_reports("small")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, forget_reports, journal, results
+from runs import ON, by_hand, end, journal, results
 
 from synthnb.store import Store
 
@@ -129,4 +129,3 @@ def test_fifty_kills(study, tmp_path, capsys):
         print(f"\n{sum(killed.values())} kills in {number} studies and {time.monotonic() - began:.0f} s: results to the byte, nothing torn, nothing made twice")
         for (where, what), n in sorted(killed.items()): print(f"  {where:8} {what:10} {n:3}")
     assert len({what for _, what in killed}) >= 4 or KILLS < 20
-    forget_reports("small")

@@ -6,18 +6,12 @@ import time
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, finish, forget_reports, journal, results, start, synthnb, until
+from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
 from synthnb.cluster import SYSTEMS, job_script
 from synthnb.store import Store
 
 STRANGER = "import synthnb.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
-
-@pytest.fixture(scope="module", autouse=True)
-def no_reports_left():
-    "The local reports of these runs go with them."
-    yield
-    forget_reports("small")
 
 @pytest.fixture
 def hand(tmp_path):
