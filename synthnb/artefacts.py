@@ -167,7 +167,8 @@ def _shards(
     "The shards that hold the first n images of the arm's pool. A shard's key has no n: a larger pool shares the smaller one's shards."
     made, dataset = setting.generator, world.dataset
     if isinstance(made, Render) and set(world.shape.names) - set(DIGITS):
-        raise BadInput("generator: render draws the digits zero to nine and nothing else; allowed for these classes: internal, noise, own")
+        raise BadInput("generator: render draws the digits zero to nine and nothing else; "
+                       "allowed for these classes: internal, text2img, img2img, folder, noise, own")
     outside, place = _outside(setting, world, n // world.shape.classes)
     spec, inputs = {"generator": made.model_dump(mode="json", exclude=OUTSIDE)} | outside | _on(setting), {"dataset": (dataset,)}
     if made.trained:

@@ -118,11 +118,13 @@ def worded(
     held: Loaded,  # the pipeline
     spec: Text2Img,  # negative prompt and guidance
     prompts: list[str],  # one an image
-) -> dict[str, Any]:  # arguments of the pipeline's call
+) -> dict[str, Any]:  # arguments of the pipeline's call; BadInput for a negative prompt without effect
     "Prompts as a pipeline takes them."
     takes = inspect.signature(held.pipe.__call__).parameters
     names = EMBEDDINGS[4 if "pooled_prompt_embeds" in takes else 2]
     guided, negative = spec.guidance > 1, {"negative_prompt": [spec.negative] * len(prompts)} if spec.negative else {}
+    distilled = getattr(getattr(getattr(held.pipe, "unet", None), "config", None), "time_cond_proj_dim", None) or "true_cfg_scale" in takes
+    if negative and distilled: raise BadInput("this model was distilled to do without a negative prompt: set generator.negative to '' (empty)")
     if not set(names) <= set(takes) or not hasattr(held.pipe, "encode_prompt"): return {"prompt": prompts} | negative
     if len(held.prompts) > KEPT: held.prompts.clear()
     for prompt in dict.fromkeys(prompts):
@@ -219,7 +221,7 @@ def _run(
     pipe: DiffusionPipeline,  # text to image
     scheduler: Any,  # a fresh one
     spec: Text2Img,  # says whether it is image to image
-    call: dict[str, Any],  # arguments; those that the pipeline does not know are left out
+    call: dict[str, Any],  # arguments; a pipeline that takes images needs no height and width
 ) -> torch.Tensor:  # (N, 3, S, S) in 0..1; BadInput for what it refuses
     "Run a pipeline, which keeps its own scheduler."
     try:
@@ -228,6 +230,9 @@ def _run(
         turned.set_progress_bar_config(disable=True)
         if getattr(turned, "watermark", None): turned.watermark = None
         takes = inspect.signature(turned.__call__).parameters
+        for name in call:
+            if name not in (*takes, "height", "width"): raise BadInput(f"generator {spec.kind}: {type(turned).__name__} has no {name}")
         return turned(**{name: value for name, value in call.items() if name in takes}).images
+    except BadInput: raise
     except torch.cuda.OutOfMemoryError: raise BadInput(f"{spec.shard} images at once do not fit into the GPU's memory; set generator.shard lower") from None
     except ValueError as e: raise BadInput(f"generator {spec.kind}: {type(pipe).__name__} refuses this: {str(e).strip().splitlines()[0][:200]}") from None

@@ -15,7 +15,7 @@ from synthnb.artefacts import artefacts, embedded
 from synthnb.cell import Cell
 from synthnb.core import BadInput
 from synthnb.generate import labels, shard_rng
-from synthnb.pipelines import sample
+from synthnb.pipelines import load, sample
 from synthnb.pretrained import identity
 from synthnb.specs import Img2Img, Setting, Text2Img
 from synthnb.stages import fetch
@@ -64,6 +64,24 @@ def test_images_are_those_of_plain_diffusers(models):
         draw = torch.Generator().manual_seed(int(origin.seed[i]))
         image = plain(origin.prompt[i], negative_prompt="blurry", num_inference_steps=3, guidance_scale=4, generator=draw).images[0]
         assert np.abs(np.asarray(image).transpose(2, 0, 1).astype(int) - x[i]).max() <= 1
+
+
+def test_a_shard_is_one_batch_and_a_prompt_is_read_once(models):
+    spec = Img2Img(model=models["sd15"], steps=10, strength=0.55, guidance=3)
+    pipe = load(spec, identity(spec.model)).pipe
+    seen = {"unet": [], "text_encoder": []}
+    hooks = [getattr(pipe, name).register_forward_hook(lambda net, given, made, calls=calls: calls.append(len(given[0]))) for name, calls in seen.items()]
+    load(spec, identity(spec.model)).prompts.clear()
+    for start in (0, 6): made(spec, start=start)
+    for hook in hooks: hook.remove()
+    assert seen["unet"] == [12] * 5 * 2, "int(steps x strength) steps, with and without the prompt at once"
+    assert len(seen["text_encoder"]) == 2 * 3, "three prompts with their negative one, for two shards"
+
+
+def test_a_distilled_model_takes_no_negative_prompt(models, tmp_path):
+    made_of = tiny.saved(tiny.lcm, tmp_path / "lcm")
+    assert made(Text2Img(model=made_of, steps=2, negative="", scheduler="LCMScheduler"))[0].shape == (6, 3, 16, 16)
+    with pytest.raises(BadInput, match="distilled to do without a negative prompt: set generator.negative to ''"): made(Text2Img(model=made_of, steps=2))
 
 
 def test_a_scheduler_by_name(models):
@@ -149,13 +167,13 @@ def test_a_whole_study_with_a_pipeline(models, tmp_path):
     (tmp_path / "files/pictured.yaml").write_text(STUDY)
     local = Path(__file__).parent.parent / "reports/local/digits"
     before = set(local.glob("*"))
-    try: ran, _ = finish(synthnb("run", "files/pictured.yaml", "--on", "digits", "--scale", "debug", home=tmp_path / "store", cwd=tmp_path))
+    try: ran, _ = finish(synthnb("run", "files/pictured.yaml", "--on", "digits", "--scale", "debug", "--seeds", "1", home=tmp_path / "store", cwd=tmp_path))
     finally:
         for folder in set(local.glob("*")) - before: shutil.rmtree(folder)
     assert "On digits, asked" in ran
     store = Store(tmp_path / "store")
     shards = [store.load(key, "x", "provenance") for key in store.keys() if key.startswith("shard")]
-    assert len(shards) == 2 and shards[0]["x"].shape == (20, 1, 16, 16) and set(shards[0]["provenance"].generator) == {"text2img"}
+    assert len(shards) == 1 and shards[0]["x"].shape == (20, 1, 16, 16) and set(shards[0]["provenance"].generator) == {"text2img"}
 
 
 def test_cells_with_every_new_generator(models, tmp_path):

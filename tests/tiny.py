@@ -44,6 +44,13 @@ def sd15():
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
+def lcm():
+    "The same, distilled to a few steps: guidance is an input of its network."
+    pipeline = sd15()
+    pipeline.register_modules(unet=unet(32, time_cond_proj_dim=8))
+    return pipeline
+
+
 def sdxl():
     "The class of Stable Diffusion XL: two text encoders, sizes as further input."
     (one, reads), (two, reads_too) = clip(CLIPTextModel), clip(CLIPTextModelWithProjection)
