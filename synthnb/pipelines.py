@@ -8,6 +8,7 @@ __all__ = ['EMBEDDINGS', 'KEPT', 'Loaded', 'load', 'scheduled', 'prompts_of', 'w
 
 # %% ../nbs/07d_pipelines.ipynb #5817419d
 import inspect
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,7 @@ for library in (diffusers, transformers): library.utils.logging.disable_progress
 class Loaded:
     "A pipeline, and the prompts that it has read."
     pipe: DiffusionPipeline  # on its device
+    name: str  # what was loaded, for provenance: sha256:..., or owner/model@commit
     prompts: dict[tuple[str, str, bool], dict[str, torch.Tensor]] = field(default_factory=dict)  # (prompt, negative, guided) -> embeddings by argument
 
 def load(
@@ -66,7 +68,8 @@ def _load(
         for net in (getattr(pipe, "unet", None), getattr(pipe, "vae", None)):
             if net is not None: net.to(memory_format=torch.channels_last)
         if hasattr(getattr(pipe, "vae", None), "enable_slicing"): pipe.vae.enable_slicing()  # decoding a shard at once takes more memory than denoising it
-    return Loaded(pipe)
+    known = json.loads(known)
+    return Loaded(pipe, called(known if "sha256" in known else known | {"revision": Path(pipe.config["_name_or_path"]).name}))
 
 def _from_files(
     model: str,  # folder or hub name
@@ -206,7 +209,7 @@ def sample(
     held, prompts = load(spec, known), prompts_of(spec, y, classes)
     seeds = [core.seed("pool", seed, "image", start + i) for i in range(len(y))]
     side, scheduler, more = side_of(held.pipe, spec), scheduled(held.pipe.scheduler, spec.scheduler), {}
-    about = {"generator": spec.kind, "model": called(known), "negative": spec.negative, "guidance": spec.guidance, "steps": spec.steps}
+    about = {"generator": spec.kind, "model": held.name, "negative": spec.negative, "guidance": spec.guidance, "steps": spec.steps}
     about |= {"scheduler": type(scheduler).__name__, "seed": seeds}
     if isinstance(spec, Img2Img):
         source = sources_of(spec, y, real_y, seed, start)

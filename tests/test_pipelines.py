@@ -144,6 +144,17 @@ def test_a_damaged_model_is_one_line(damage, told, models, tmp_path):
     assert len(str(said.value).splitlines()) == 1
 
 
+def test_a_hub_model_that_was_downloaded_before_needs_no_network(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    shutil.copytree(models["sd15"], tmp_path / "models--owner--tiny/snapshots/0a1b2c3d")
+    (tmp_path / "models--owner--tiny/refs").mkdir()
+    (tmp_path / "models--owner--tiny/refs/main").write_text("0a1b2c3d")
+    spec = Text2Img(model="owner/tiny", steps=2)
+    x, origin = made(spec)
+    assert origin.model[0] == "owner/tiny@0a1b2c3d", "the commit that was loaded"
+    assert np.array_equal(x, made(spec.model_copy(update={"model": models["sd15"]}))[0]), "the same calls load a folder"
+
+
 def test_a_hub_model_without_network_is_one_line():
     spec = Text2Img(model="stable-diffusion-v1-5/stable-diffusion-v1-5", revision="main")
     begun = time.monotonic()
