@@ -56,8 +56,8 @@ def components(
     except (OSError, ValueError):
         raise BadInput(f"{what}: {folder} holds no model: no {index} that can be read; allowed: a folder that `save_pretrained` wrote") from None
     parts = [k for k, v in said.items() if isinstance(v, list) and v and v[0]] if index == "model_index.json" else ["."]
-    loaded = [part for part in parts if part != "safety_checker"]
-    for part in loaded:
+    parts = [part for part in parts if part != "safety_checker"]
+    for part in parts:
         names = [p.name for p in sorted((folder / part).glob("*"))]
         pickled = [f"{part}/{n}".removeprefix("./") for n in names if n.endswith(PICKLED)]
         if pickled and not any(n.endswith(".safetensors") for n in names):
@@ -75,8 +75,9 @@ def identity(
     folder = located(name, what)
     if folder is None: return {"hub": name, "revision": revision}
     if revision: raise BadInput(f"{what}: revision {revision!r} belongs to a model of the hub, {name} is a folder")
-    components(folder, index, what)
-    return {"sha256": content(folder, files(folder, KNOWN)[0], home() / MEMORY)}
+    parts = components(folder, index, what)
+    names = [name for name in files(folder, KNOWN)[0] if parts == ["."] or name == index or name.split("/")[0] in parts]
+    return {"sha256": content(folder, names, home() / MEMORY)}
 
 def called(
     known: dict[str, Any],  # from `identity`
