@@ -155,13 +155,17 @@ class Cell:
         self,
         seed: int,  # one of the cell's
     ) -> None:
-        "Display the beginning of the pool of one seed."
-        from synthnb.data import show
+        "Display the beginning of the pool of one seed, and where its first images come from."
+        from IPython.display import display
+
+        from synthnb.data import resize, show
         if not self.artefacts(seed)["weights"].inputs["shards"]:
             print(f"arm {self.arm!r} has no synthetic images")
             return
         pool = self.pool(seed)
-        show(pool.x[:60], f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(pool.x))
+        shown = resize(pool.x[:60], min(pool.x.shape[-1], 96))
+        show(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(shown))
+        display(pool.provenance.head(5))
 
     def show_scores(
         self,

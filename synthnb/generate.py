@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['labels', 'shard_count', 'shard_rng', 'Pool', 'bare_caption', 'provenance', 'noise_images', 'own_images']
 
-# %% ../nbs/07_generate.ipynb #9d22c1a1
+# %% ../nbs/07_generate.ipynb #243e7aba
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,11 @@ class Pool:
 # %% ../nbs/07_generate.ipynb #db45fc0f
 def bare_caption(
     name: str,  # class name
+    template: str = "a photo of a {class}",  # what is said of it; an article before it fits itself to the name
 ) -> str:  # "a photo of a three"
     "The caption that says the class and nothing else."
-    return f"a photo of {'an' if name[:1] in 'aei' else 'a'} {name}"
+    if re.match("[aei]|o(?!ne)", name.lower()): template = re.sub(r"\b([Aa]) {class}", r"\1n {class}", template)
+    return template.replace("{class}", name)
 
 def provenance(
     y: np.ndarray,  # labels that the images were made for

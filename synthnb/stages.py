@@ -26,7 +26,7 @@ from .data import Shape, shape_of
 from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
 from .sources import identity, read
-from .specs import Images, Internal, Judge, Noise, Own, Recipe, Render
+from .specs import Folder, Images, Img2Img, Internal, Judge, Noise, Own, Recipe, Render, Text2Img
 from .store import Damaged, Store, locked
 from .worlds import load, views
 
@@ -221,19 +221,27 @@ def make_shard(
     dataset = dataset_of(inputs["dataset"][0], store)
     options, number = shard.spec["generator"], shard.spec["shard"]
     spec, sample = GENERATORS[options["kind"]]
-    y = labels(number * options["shard"], options["shard"], len(dataset.classes))
+    start = number * options["shard"]
+    y = labels(start, options["shard"], len(dataset.classes))
     about = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1]}
     if "generator" in inputs: about["weights"] = fetch(inputs["generator"][0], store, "weights")["weights"]
-    if "splits" in inputs: about |= _real(shard, store) | {"code": shard.spec["code"]}
+    if "splits" in inputs: about |= _real(shard, store)
+    if "code" in shard.spec: about["code"] = shard.spec["code"]
+    elif "splits" in inputs: about["real_index"] = _base(shard, shard.spec["base"], store)[1]
+    if "known" in shard.spec: about |= {"known": shard.spec["known"], "seed": shard.seed, "start": start}
+    if shard.place: options = options | {"source" if spec is Folder else "model": shard.place}
     module, function = sample.split(":")
     x, provenance = getattr(importlib.import_module(module), function)(spec(**options), y, shard_rng(shard.seed, number), **about)
-    return [{"x": x, "y": y, "provenance": provenance}]
+    return [{"x": x, "y": y[:len(x)], "provenance": provenance}]  # a folder may end before a shard does
 
 GENERATORS = {  # kind -> spec, and the function that samples: module:function
     "render": (Render, "synthnb.render:sample"),
     "internal": (Internal, "synthnb.diffusion:sample"),
     "noise": (Noise, "synthnb.generate:noise_images"),
     "own": (Own, "synthnb.generate:own_images"),
+    "text2img": (Text2Img, "synthnb.pipelines:sample"),
+    "img2img": (Img2Img, "synthnb.pipelines:sample"),
+    "folder": (Folder, "synthnb.elsewhere:sample"),
 }
 
 def make_scores(

@@ -22,7 +22,7 @@ from .specs import LEAD, Setting, StudySpec, TestbedSpec, flat, override
 from .stats import Comparison, Worth, compare, sentence, worth, worth_words
 from .stages import admit
 from .store import Store
-from .testbed import absolute, find_testbed, is_file, known, read_yaml, rooted
+from .testbed import absolute, find_testbed, is_file, known, placed, read_yaml
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -39,9 +39,9 @@ def _own_study(
     data, folder = read_yaml(name, "study"), Path(name).absolute().parent
     plugins.search_in(folder)
     if not isinstance(data, dict): return data
-    arms = data.get("arms") if isinstance(data.get("arms"), dict) else {}
-    for changes in [data.get("common"), *arms.values()]:
-        if isinstance(changes, dict) and "dataset" in changes: changes["dataset"] = rooted(changes["dataset"], folder)
+    fit = lambda changes: placed(changes, folder) if isinstance(changes, dict) else changes
+    if "common" in data: data["common"] = fit(data["common"])
+    if isinstance(data.get("arms"), dict): data["arms"] = {arm: fit(changes) for arm, changes in data["arms"].items()}
     return data
 
 def find_study(
@@ -238,7 +238,7 @@ def open_experiment(
     plugins.search_in(Path.cwd(), last=True)  # what stands beside a study is meant before what happens to lie here
     spec, testbed = find_study(study), find_testbed(on)
     default = testbed.debug.get("seeds", testbed.seeds) if scale == "debug" else testbed.seeds
-    changed = {key: rooted(value, Path.cwd()) if key in ("dataset", "dataset.source") else value for key, value in (overrides or {}).items()}
+    changed = placed(overrides or {}, Path.cwd())
     source = {"study": absolute(study), "testbed": absolute(on)}
     chosen = Experiment(spec, testbed, _seeds(seeds, default), scale, changed, source, store or Store())
     _ = chosen.cells  # to unroll them checks every option

@@ -1,11 +1,13 @@
 """What needs an accelerator: `pytest -m gpu` on a machine that has one."""
 import numpy as np
 import pytest
+import tiny
 import torch
 
+from synthnb.artefacts import artefacts, embedded
 from synthnb.cell import Cell
 from synthnb.specs import Internal, Setting, override
-from synthnb.stages import admit
+from synthnb.stages import admit, fetch
 from synthnb.store import Store
 
 
@@ -20,3 +22,14 @@ def test_a_cell_on_a_gpu_is_near_the_one_on_the_processor(tmp_path):
     keys = [{name: a.key for name, a in cell.artefacts(0).items()} for cell in cells]
     assert keys[0]["splits"] == keys[1]["splits"] and keys[0]["weights"] != keys[1]["weights"]
     assert store.manifest(keys[1]["weights"])["about"]["device"] == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_pipeline_on_a_gpu_is_near_the_one_on_the_processor(precision, tmp_path):
+    generator = {"kind": "text2img", "model": tiny.saved(tiny.sd15, tmp_path / "model"), "steps": 3, "negative": "", "guidance": 1.5, "shard": 20}
+    here = Setting(dataset="digits", base=2, generator=generator, mix={"synthetic": 1})
+    there = override(here, {"device": "cuda", "generator.precision": precision}, "")
+    shards = [artefacts(setting, 0, embedded("digits"))["shard/0"] for setting in (here, there)]
+    x = [fetch(shard, Store(tmp_path / "store"))["x"].astype(float) for shard in shards]
+    assert shards[0].key != shards[1].key and np.abs(x[0] - x[1]).mean() < {"fp32": 1, "fp16": 2, "bf16": 8}[precision], "noise is drawn on the processor"

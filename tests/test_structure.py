@@ -18,9 +18,10 @@ import stage_code
 
 ROOT = Path(__file__).resolve().parent.parent
 # DESIGN: a module imports only from modules before it; the numbers of the notebooks keep the same order
-ORDER = ("core specs plugins store data worlds sources evaluate models train prompt generate render diffusion lora translate filter mix task artefacts "
-         "stages cell stats testbed study studies run report lab cli").split()
-LIGHT = "core specs plugins store sources artefacts stages cell testbed stats study plan run lab cli".split()  # no torch: `synthnb plan` answers at once
+ORDER = ("core specs plugins store data worlds sources pretrained evaluate models train prompt generate render diffusion lora pipelines "
+         "elsewhere translate filter mix task artefacts stages cell stats testbed study studies run report lab cli").split()
+LIGHT = ("core specs plugins store sources pretrained elsewhere artefacts stages cell testbed stats study plan run lab "
+         "cli").split()  # no torch: `synthnb plan` answers at once
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
 
 NUMBERED = {re.sub(r"^\d\d[a-z]?_", "", p.stem): p for p in sorted((ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))}

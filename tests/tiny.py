@@ -1,0 +1,82 @@
+"""Text-to-image pipelines of the real classes with a few thousand random weights, in folders: what the real loading paths are tested with."""
+import string
+
+import torch
+from diffusers import (
+    AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline,
+    StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+WORDS = [*string.ascii_lowercase, *(letter + "</w>" for letter in string.ascii_lowercase), ",</w>", "<|startoftext|>", "<|endoftext|>"]
+LENGTH = 24  # tokens of a prompt
+
+
+def clip(kind, width=32, projection=32):
+    "A text encoder of CLIP that reads letters, and its tokenizer."
+    last = len(WORDS) - 1
+    config = CLIPTextConfig(
+        vocab_size=len(WORDS), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1, num_attention_heads=2, projection_dim=projection,
+        max_position_embeddings=LENGTH, bos_token_id=last - 1, eos_token_id=last, pad_token_id=last)
+    return kind(config), CLIPTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, merges=[], model_max_length=LENGTH)
+
+
+def vae():
+    "Images of 16x16 as latents of 8x8."
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=0.2, shift_factor=0.1)
+
+
+def unet(context, **more):
+    "A denoiser that reads prompts."
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=context,
+        attention_head_dim=2, norm_num_groups=4, **more)
+
+
+def sd15():
+    "The class of Stable Diffusion 1.5."
+    encoder, tokenizer = clip(CLIPTextModel)
+    return StableDiffusionPipeline(
+        vae=vae(), text_encoder=encoder, tokenizer=tokenizer, unet=unet(32),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def lcm():
+    "The same, distilled to a few steps: guidance is an input of its network."
+    pipeline = sd15()
+    pipeline.register_modules(unet=unet(32, time_cond_proj_dim=8))
+    return pipeline
+
+
+def sdxl():
+    "The class of Stable Diffusion XL: two text encoders, sizes as further input."
+    (one, reads), (two, reads_too) = clip(CLIPTextModel), clip(CLIPTextModelWithProjection)
+    net = unet(64, addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 32, transformer_layers_per_block=1)
+    return StableDiffusionXLPipeline(
+        vae=vae(), text_encoder=one, text_encoder_2=two, tokenizer=reads, tokenizer_2=reads_too, unet=net,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"), add_watermarker=False)
+
+
+def sd3():
+    "The class of Stable Diffusion 3: a transformer, flow matching, three text encoders, one of them T5."
+    (one, reads), (two, reads_too) = clip(CLIPTextModelWithProjection, 16, 16), clip(CLIPTextModelWithProjection, 16, 16)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((letter, -3.0) for letter in string.ascii_lowercase)]
+    t5 = T5EncoderModel(T5Config(vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=8)
+    return StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), text_encoder=one, tokenizer=reads, text_encoder_2=two,
+        tokenizer_2=reads_too, text_encoder_3=t5, tokenizer_3=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH))
+
+
+def saved(make, folder, seed=0):
+    "One of the pipelines above with weights of a seed, in a folder."
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pipeline = make()
+    pipeline.save_pretrained(folder)
+    return str(folder)
