@@ -251,5 +251,5 @@ def _display(
     "Display a figure with its alternative text, as pixels: Jupyter draws a figure by itself only after pyplot was imported."
     from IPython.display import Image, display
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
+    figure.savefig(png, format="png", dpi=72)
     display(Image(png.getvalue(), format="png", alt=alt))
