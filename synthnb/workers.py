@@ -188,6 +188,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
     try: yield
     finally: signal.signal(signal.SIGINT, kept)
 
+class Lost(RuntimeError):
+    "The workers could not be started, or the scheduler is gone; what is finished is kept."
+
 ATTEMPTS = 3  # workers that may die over one task before it counts as the task's fault
 
 @contextmanager
@@ -203,13 +206,12 @@ def _local(
         return {"cls": Nanny, "options": options}
     crew = {f"cpu-{i}": nanny("CPU", "") for i in range(workers)} | {f"gpu-{d}": nanny("GPU", d) for d in devices}
     scheduler = {"cls": Scheduler, "options": {**here, "port": 0, "allowed_failures": ATTEMPTS - 1}}
-    with _deaf_to_ctrl_c(): cluster = SpecCluster(workers=crew, scheduler=scheduler, silence_logs=50)
+    try:
+        with _deaf_to_ctrl_c(): cluster = SpecCluster(workers=crew, scheduler=scheduler, silence_logs=50)
+    except RuntimeError as e: raise Lost(f"the workers could not be started ({one_line(e)})") from None
     with cluster, Client(cluster) as client: yield client
 
-# %% ../nbs/13c_workers.ipynb #ca64e7c9
-class Lost(RuntimeError):
-    "The scheduler is gone; what is finished is kept."
-
+# %% ../nbs/13c_workers.ipynb #40442371
 @contextmanager
 def _remote(
     scheduler: str,  # tcp://..., tls://..., or a scheduler file
