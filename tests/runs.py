@@ -54,7 +54,7 @@ def forget_reports(name):
     for folder in local.glob(f"digits/{name}-debug*"): shutil.rmtree(folder)
     if local.exists(): write_index(local)
 
-def until(condition, process=None, timeout=120):
+def until(condition, process=None, timeout=200):
     "Wait for something; fail where it takes too long, or the process ends."
     deadline = time.monotonic() + timeout
     while not condition():

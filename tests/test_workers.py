@@ -11,6 +11,8 @@ from runs import ON, by_hand, end, finish, journal, results, start, synthnb, unt
 from synthnb.cluster import SYSTEMS, job_script
 from synthnb.store import Store
 
+pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
+
 STRANGER = "import synthnb.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
 
 @pytest.fixture
