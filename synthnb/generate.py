@@ -89,12 +89,16 @@ def own_images(
     *,
     code: str,  # the version of the function that was planned
     classes: tuple[str, ...],  # class names
-    **offered: Any,  # channels, size, real_x, real_y: handed on where the function names them
+    channels: int,  # 1 or 3
+    size: int,  # side of the data set's images
+    real_x: np.ndarray,  # the seed's real base set, uint8 (R, channels, size, size)
+    real_y: np.ndarray,  # its labels
 ) -> tuple[np.ndarray, pd.DataFrame]:  # images, uint8 (N, channels, s, s), and provenance; BadInput where the function returns something else
     "What a user's function generates."
-    made = call(load(spec.function, code), y, rng, offered=offered | {"classes": classes}, options=spec.options)
+    offered = {"classes": classes, "channels": channels, "size": size, "real_x": real_x, "real_y": real_y}
+    made = call(load(spec.function, code), y, rng, offered=offered, options=spec.options)
     x, origin = made if isinstance(made, tuple) else (made, pd.DataFrame(index=range(len(y))))
-    x, channels = np.asarray(x), offered["channels"]
+    x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:2] != (len(y), channels) or x.shape[2] != x.shape[3]:
         raise BadInput(f"generator {spec.function!r} returned {x.dtype} {x.shape}; it has to be uint8 ({len(y)}, {channels}, side, side)")
     if not isinstance(origin, pd.DataFrame) or len(origin) != len(y):

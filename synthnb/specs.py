@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 from .core import BadInput, Spec, parse, suggest
 
 # %% ../nbs/00a_specs.ipynb #cc4ae2d1
-OWN = r"(?!timm:)[A-Za-z_][\w.]*:[A-Za-z_]\w*"  # a function of the user's own, as module:function
+OWN = r"(?!(?:timm|transformers):)[A-Za-z_][\w.]*:[A-Za-z_]\w*"  # a function of the user's own, as module:function
 
 def own(
     name: str,  # what an option says
@@ -141,9 +141,15 @@ class Noise(Spec):
 INSTRUCTION = ("Change this description of {class} in one small way: the pose, the setting or the light. Keep what is shown. "
                "Answer with the new description alone.\nDescription: {caption}\nNew description:")
 
+def _braces(
+    text: str,  # a template
+) -> set[str]:
+    "The names in braces."
+    return set(re.findall(r"{(.*?)}", text))
+
 class Perturb(Spec):
-    "Other captions made of a caption, so that more images of one source differ (GenDataAgent)."
-    by: Annotated[str, _named("grammar|synonyms|transformers:.+", "grammar", "synonyms", "transformers:NAME_OR_FOLDER")] = "grammar"  # who writes them; `synonyms` is the control
+    "Other captions made of a caption, so that more images of one source differ (GenDataAgent); the control is `synonyms`."
+    by: Annotated[str, _named("grammar|synonyms|transformers:.+", "grammar", "synonyms", "transformers:NAME_OR_FOLDER")] = "grammar"  # who
     revision: str | None = None  # commit or tag of a hub model
     variants: int = Field(4, ge=1)  # perturbed captions of each caption
     instruction: str = INSTRUCTION  # what a text-generation model is told; it names {class} and {caption}
@@ -153,14 +159,14 @@ class Perturb(Spec):
 
     @model_validator(mode="after")
     def _instruction_is_whole(self):
-        if set(re.findall(r"{(.*?)}", self.instruction)) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
+        if _braces(self.instruction) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
         return self
 
 class Captions(Spec):
     "What is said of each real image, for prompts that name {caption}."
-    by: Annotated[str, _named("clip|transformers:.+", "clip", "transformers:NAME_OR_FOLDER")] = "clip"  # `clip` chooses attributes; an image-to-text model such as BLIP-2
+    by: Annotated[str, _named("clip|transformers:.+", "clip", "transformers:NAME_OR_FOLDER")] = "clip"  # who: `clip` chooses attributes
     revision: str | None = None  # commit or tag of a hub model
-    attributes: dict[str, tuple[str, ...]] = {}  # clip: groups of words of which one is chosen for each image, an empty word for none; those of the renderings where empty
+    attributes: dict[str, tuple[str, ...]] = {}  # clip: groups of words, one of each is chosen, an empty word for none; where empty: those of the renderings
     tokens: int = Field(30, ge=1)  # most new tokens of an image-to-text model
     batch: int = Field(16, ge=1)  # images that it sees at once
     perturb: Perturb | None = None  # none: captions as they are
@@ -182,12 +188,6 @@ class Lora(Spec):
 
 # %% ../nbs/00a_specs.ipynb #09e4b764
 NEGATIVE = "distorted, unrealistic, blurry, out of frame"
-
-def _braces(
-    text: str,  # a template
-) -> set[str]:
-    "The names in braces."
-    return set(re.findall(r"{(.*?)}", text))
 
 class Text2Img(Spec):
     "Any text-to-image pipeline of diffusers, asked for each class by a prompt."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GENERATORS', 'MAKERS', 'fetch', 'ensure', 'record_failure', 'dataset_of', 'pool_of', 'make_dataset', 'admit',
-           'make_splits', 'make_generator', 'make_shard', 'make_scores', 'make_judge', 'training_set', 'used_pool',
-           'scored_pool', 'make_weights', 'make_rows']
+           'make_splits', 'make_captions', 'make_perturbed', 'make_generator', 'make_shard', 'make_features',
+           'make_scores', 'make_judge', 'training_set', 'used_pool', 'scored_pool', 'make_weights', 'make_rows']
 
 # %% ../nbs/11a_stages.ipynb #54e94ea4
 import importlib
@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .data import Shape, shape_of
 from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
 from .sources import identity, read
-from .specs import Folder, Images, Img2Img, Internal, Judge, Noise, Own, Recipe, Render, Text2Img
+from .specs import Captions, Encoder, Folder, Images, Img2Img, Internal, Judge, Lora, Noise, Own, Perturb, Recipe, Render, Text2Img
 from .store import Damaged, Store, locked
 from .worlds import load, views
 
@@ -134,10 +135,10 @@ def _base(
 def _real(
     artefact: Artefact,  # with dataset and splits among its inputs, and `base` in its spec
     store: Store,  # where to read
-) -> dict[str, np.ndarray]:  # real_x, real_y
-    "The seed's real base set, as it is offered to functions of the user's own."
+) -> dict[str, Any]:  # real_x, real_y; real_index: which images of the data set these are; captions of each, where it has some
+    "The seed's real base set, as it is offered to generators and to functions of the user's own."
     dataset, base = _base(artefact, artefact.spec["base"], store)
-    return {"real_x": dataset.x[base], "real_y": dataset.y[base]}
+    return {"real_x": dataset.x[base], "real_y": dataset.y[base], "real_index": base, "captions": _said(artefact, base, store)}
 
 def dataset_of(
     artefact: Artefact,  # of kind dataset
@@ -200,22 +201,84 @@ def make_splits(
     dataset = dataset_of(todo[0].inputs["dataset"][0], store)
     return [{"order": stratified_order(dataset.y, dataset.part("train"), rng("subset", todo[0].seed))}]
 
+def make_captions(
+    todo: list[Artefact],  # one of kind captions
+    store: Store,  # where to read
+) -> list[dict]:  # captions: DataFrame[image, caption, raw]; image counts in the data set
+    "Caption the real training images."
+    from synthnb.prompt import caption_images
+    captions, dataset = todo[0], dataset_of(todo[0].inputs["dataset"][0], store)
+    train, spec = dataset.part("train"), captions.spec
+    said = caption_images(_spec(Captions, captions), dataset.x[train], dataset.y[train], dataset.classes, known=spec.get("known"), code=spec.get("code"))
+    return [{"captions": said.assign(image=train)[["image", "caption", "raw"]]}]
+
+def make_perturbed(
+    todo: list[Artefact],  # one of kind perturbed
+    store: Store,  # where to read
+) -> list[dict]:  # captions: DataFrame[image, variant, caption, raw, how]
+    "Perturb the captions of a seed's real base set."
+    from synthnb.prompt import perturb_captions
+    perturbed, spec = todo[0], todo[0].spec
+    dataset, base = _base(perturbed, spec["base"], store)
+    said = fetch(perturbed.inputs["captions"][0], store)["captions"].set_index("image").caption[base].tolist()
+    made = perturb_captions(
+        _spec(Perturb, perturbed), said, dataset.y[base], dataset.classes, rng("perturb", perturbed.seed), attributes=spec["attributes"],
+        known=spec.get("known"), code=spec.get("code"))
+    return [{"captions": made.assign(image=base[made.source]).drop(columns="source")}]
+
+def _spec(
+    cls: type[Captions] | type[Perturb],  # what is wanted
+    artefact: Artefact,  # of that kind
+) -> Captions | Perturb:  # as the user wrote it, but for where a model lies
+    "Who writes captions, from an artefact's spec."
+    spec = artefact.spec
+    by = f"transformers:{artefact.place}" if spec["by"] == "transformers" else spec["by"]
+    return cls(by=by, revision=spec.get("known", {}).get("revision"), **spec["captions" if cls is Captions else "perturb"])
+
 def make_generator(
     todo: list[Artefact],  # one of kind generator
     store: Store,  # where to read
-) -> list[dict]:  # weights, log
-    "Train a generator on the seed's real base set alone."
+) -> list[dict]:  # weights, or pytorch_lora_weights; log
+    "Train a generator on the seed's real base set alone, or adapt one to it."
+    generator, spec = todo[0], todo[0].spec
+    dataset, base = _base(generator, spec["base"], store)
+    x, y, folder = dataset.x[base], dataset.y[base], store.partial(generator.key)
+    if "lora" in spec: return [_adapt(generator, x, y, _said(generator, base, store), dataset.classes, folder)]
     from synthnb.diffusion import fit_generator
-    dataset, base = _base(todo[0], todo[0].spec["base"], store)
-    folder = store.partial(todo[0].key)
-    spec = Internal(**todo[0].spec["generator"])
-    return [fit_generator(spec, dataset.x[base], dataset.y[base], dataset.classes, todo[0].seed, folder)]
+    return [fit_generator(Internal(**spec["generator"]), x, y, dataset.classes, generator.seed, folder)]
+
+def _adapt(
+    generator: Artefact,  # of kind generator, with `lora` in its spec
+    x: np.ndarray,  # the real base set, uint8 (N, C, S, S)
+    y: np.ndarray,  # its labels
+    said: list[list[str]] | None,  # captions of each image, where the prompt names them
+    classes: tuple[str, ...],  # class names
+    folder: Path,  # for its checkpoint
+) -> dict:  # pytorch_lora_weights, log
+    "Adapt a text-to-image pipeline."
+    from synthnb.lora import fit_adapter
+    from synthnb.prompt import prompt_of
+    spec = generator.spec
+    prompts = [prompt_of(spec["prompt"], classes[label], said[i][0] if said else "") for i, label in enumerate(y)]
+    asked = Text2Img(model=generator.place, revision=spec["known"].get("revision"), size=spec["size"], precision=spec["precision"], lora=Lora(**spec["lora"]))
+    return fit_adapter(asked, x, y, prompts, generator.seed, folder, known=spec["known"])
+
+def _said(
+    artefact: Artefact,  # with captions or perturbed captions among its inputs, or without
+    base: np.ndarray,  # the real base set
+    store: Store,  # where to read
+) -> list[list[str]] | None:  # of each image of the base set its captions; None where there are none
+    "What is said of the real base set."
+    found = next((artefact.inputs[kind][0] for kind in ("perturbed", "captions") if kind in artefact.inputs), None)
+    if found is None: return None
+    by_image = fetch(found, store, "captions")["captions"].groupby("image").caption.agg(list)
+    return by_image[base].tolist()
 
 def make_shard(
     todo: list[Artefact],  # one of kind shard
     store: Store,  # where to read
 ) -> list[dict]:  # x, y, provenance
-    "Generate one shard of a pool."
+    "Generate one shard of a pool: every generator is handed what it asks for by name."
     from synthnb.generate import labels, shard_rng
     shard, inputs = todo[0], todo[0].inputs
     dataset = dataset_of(inputs["dataset"][0], store)
@@ -223,15 +286,14 @@ def make_shard(
     spec, sample = GENERATORS[options["kind"]]
     start = number * options["shard"]
     y = labels(start, options["shard"], len(dataset.classes))
-    about = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1]}
-    if "generator" in inputs: about["weights"] = fetch(inputs["generator"][0], store, "weights")["weights"]
-    if "splits" in inputs: about |= _real(shard, store)
-    if "code" in shard.spec: about["code"] = shard.spec["code"]
-    elif "splits" in inputs: about["real_index"] = _base(shard, shard.spec["base"], store)[1]
-    if "known" in shard.spec: about |= {"known": shard.spec["known"], "seed": shard.seed, "start": start}
-    if shard.place: options = options | {"source" if spec is Folder else "model": shard.place}
+    offered = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1], "seed": shard.seed, "start": start}
+    offered |= {name: shard.spec[name] for name in ("known", "code") if name in shard.spec}
+    if "generator" in inputs: offered |= fetch(inputs["generator"][0], store)
+    if "splits" in inputs: offered |= _real(shard, store)
+    if "sources" in inputs: offered |= fetch(inputs["sources"][0], store)
+    asked = spec(**options | ({spec.outside: shard.place} if spec.outside else {}))
     module, function = sample.split(":")
-    x, provenance = getattr(importlib.import_module(module), function)(spec(**options), y, shard_rng(shard.seed, number), **about)
+    x, provenance = plugins.call(getattr(importlib.import_module(module), function), asked, y, shard_rng(shard.seed, number), offered=offered, options={})
     return [{"x": x, "y": y[:len(x)], "provenance": provenance}]  # a folder may end before a shard does
 
 GENERATORS = {  # kind -> spec, and the function that samples: module:function
@@ -244,17 +306,29 @@ GENERATORS = {  # kind -> spec, and the function that samples: module:function
     "folder": (Folder, "synthnb.elsewhere:sample"),
 }
 
+def make_features(
+    todo: list[Artefact],  # one of kind features
+    store: Store,  # where to read
+) -> list[dict]:  # features, float32 (n, d), normalised: one row an image of the shard
+    "What CLIP sees in a shard."
+    from synthnb.encode import image_features, load
+    features = todo[0]
+    held = load(Encoder(model=features.place, revision=features.spec["known"].get("revision")), features.spec["known"])
+    return [{"features": image_features(held, fetch(features.inputs["shard"][0], store, "x")["x"])}]
+
 def make_scores(
     todo: list[Artefact],  # one of kind scores
     store: Store,  # where to read
-) -> list[dict]:  # scores, float64 (n,): one an image of the shard, higher is better
-    "Score the images of a shard."
+) -> list[dict]:  # scores, float64 (n,): one an image, higher is better
+    "Score the images of a shard, or, without one, of the real base set."
     scores, spec = todo[0], todo[0].spec
-    shard, draw = fetch(scores.inputs["shard"][0], store, "x", "y"), rng("score", spec["score"], scores.seed, step=spec["shard"])
-    if spec["score"] == "random": return [{"scores": random_scores(len(shard["y"]), draw)}]
-    offered = _real(scores, store) | {"classes": dataset_of(scores.inputs["dataset"][0], store).classes, "rng": draw}
-    found = plugins.call(plugins.load(spec["score"], spec["code"]), shard["x"], shard["y"], offered=offered, options=spec["options"])
-    return [{"scores": check_scores(found, len(shard["y"]), spec["score"])}]
+    draw = rng("score", spec["score"], scores.seed, step=spec.get("shard", 0))
+    real = _real(scores, store) if "splits" in scores.inputs else {}
+    x, y = fetch(scores.inputs["shard"][0], store, "x", "y").values() if "shard" in scores.inputs else (real["real_x"], real["real_y"])
+    if spec["score"] == "random": return [{"scores": random_scores(len(y), draw)}]
+    offered = real | {"classes": dataset_of(scores.inputs["dataset"][0], store).classes, "rng": draw}
+    found = plugins.call(plugins.load(spec["score"], spec["code"]), x, y, offered=offered, options=spec["options"])
+    return [{"scores": check_scores(found, len(y), spec["score"])}]
 
 def make_judge(
     todo: list[Artefact],  # one of kind judge
@@ -286,11 +360,33 @@ def used_pool(
     store: Store,  # where to read
 ) -> "Pool":  # n of every class; with a filter those that it kept, and their scores in the provenance
     "The synthetic images that one seed of an arm trains on."
-    n, chosen = weights.spec["mix"]["synthetic"], weights.spec.get("filter")
-    if chosen is None: return pool_of(weights.inputs["shards"], n * len(classes), store)
+    n = weights.spec["mix"]["synthetic"]
+    if "filter" not in weights.spec: return pool_of(weights.inputs["shards"], n * len(classes), store)
     pool = scored_pool(weights, classes, store)
-    kept = first_kept(_mask(chosen, pool.provenance["filter_score"].to_numpy(), pool.y), pool.y, n, classes)
+    kept = _kept(weights, pool, n, classes)
     return type(pool)(pool.x[kept], pool.y[kept], pool.provenance.iloc[kept].reset_index(drop=True))
+
+def _kept(
+    weights: Artefact,  # of kind weights, with a filter
+    pool: "Pool",  # from `scored_pool`
+    n: int,  # images wanted of each class
+    classes: Sequence[str],  # class names
+) -> np.ndarray:  # positions in the pool
+    "What a filter leaves."
+    return first_kept(_mask(weights.spec["filter"], pool.provenance["filter_score"].to_numpy(), pool.y), pool.y, n, classes)
+
+def _diversity(
+    rows: Artefact,  # of kind rows, with features among its inputs
+    y: np.ndarray,  # labels of the synthetic images that were trained on
+    classes: Sequence[str],  # class names
+    store: Store,  # where to read
+) -> list[tuple[str, str, float, int]]:  # slice, metric, value, n
+    "How much the synthetic images of a class differ, as CLIP sees them."
+    from synthnb.evaluate import diversity
+    weights = rows.inputs["weights"][0]
+    features = np.concatenate([fetch(a, store)["features"] for a in rows.inputs["features"]])
+    kept = _kept(weights, scored_pool(weights, classes, store), weights.spec["mix"]["synthetic"], classes) if "filter" in weights.spec else slice(len(y))
+    return diversity(features[kept], y)
 
 def scored_pool(
     weights: Artefact,  # of kind weights, with scores among its inputs
@@ -342,7 +438,8 @@ def make_rows(
     from synthnb.judge import quality
     from synthnb.models import restore
     from synthnb.task import TASKS
-    weights, dataset = todo[0].inputs["weights"][0], dataset_of(todo[0].inputs["dataset"][0], store)
+    rows, dataset = todo[0], dataset_of(todo[0].inputs["dataset"][0], store)
+    weights = rows.inputs["weights"][0]
     trained, task = fetch(weights, store), TASKS[weights.spec["task"]]
     x, y, synthetic = training_set(weights, store)
     parts = {name: (dataset.x[dataset.part(name)], dataset.y[dataset.part(name)]) for name in ("test", "val")}
@@ -352,8 +449,9 @@ def make_rows(
     logits = {name: task.predict(model, [images])[0] for name, (images, _) in parts.items()}
     found = task.metrics(logits, {name: labels for name, (_, labels) in parts.items()}, dataset.classes, recipe.steps)
     curve = trained["curve"][trained["curve"].step < recipe.steps]
-    judge = todo[0].inputs["judge"][0]
+    judge = rows.inputs["judge"][0]
     said = quality(Judge(**judge.spec["judge"]), fetch(judge, store), dataset, x[synthetic], y[synthetic])
+    if "features" in rows.inputs: said += _diversity(rows, y[synthetic], dataset.classes, store)
     rest = said + [("batch", name, value, len(y)) for name, value in trained["batches"].items()]
     rest = [{"step": recipe.steps, "slice": slice, "metric": metric, "value": float(value), "n": n} for slice, metric, value, n in rest]
     return [{"rows": _tidy([curve, found], rest), "test": logits["test"]}]
@@ -368,6 +466,6 @@ def _tidy(
     return rows[["step", "slice", "metric", "value", "n"]].astype({"step": "int64", "value": "float64", "n": "int64"})
 
 MAKERS: dict[str, Callable[[list[Artefact], Store], list[dict]]] = {  # kind -> how it is made
-    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "generator": make_generator, "shard": make_shard,
-    "scores": make_scores, "weights": make_weights, "rows": make_rows,
+    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "captions": make_captions, "perturbed": make_perturbed,
+    "generator": make_generator, "shard": make_shard, "features": make_features, "scores": make_scores, "weights": make_weights, "rows": make_rows,
 }
