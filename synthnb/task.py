@@ -66,7 +66,7 @@ def _test_rows(
     "What is measured on the test set alone."
     pred, names = logits.argmax(1), [f"class:{c}" for c in classes]
     accuracy, n = class_accuracy(pred, y, len(classes))
-    rows = [("test", "top2", top_k(logits, y, 2), len(y))]
+    rows = [("test", f"top{k}", top_k(logits, y, k), len(y)) for k in (2, 5)]
     rows += [(name, "top1", float(a), int(m)) for name, a, m in zip(names, accuracy, n) if m]
     if (found := worst_case_disparity(pred, y, len(classes))) is None: return rows
     return [*rows, ("test", "disparity", found["value"], len(y)), (names[found["worst"]], "worst_class_top1", found["worst_accuracy"], found["n"])]
