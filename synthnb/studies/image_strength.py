@@ -15,8 +15,8 @@ study = StudySpec(
     name="image_strength",
     title="Image to image: how far from the source",
     question="When synthetic images start from real ones, how far from them should they go?",
-    prediction="Diversity rises with strength. Added to real images 0.9 is 1 to 3 points better than 0.5, as published; synthetic only, 0.5 is better than 0.9, "
-    "because the handwriting of the sources survives.",
+    prediction="Diversity rises with strength. Added to real images 0.9 is 1 to 3 points better than 0.5, as published; synthetic only, 0.5 is better "
+    "than 0.9, because the handwriting of the sources survives.",
     common={"generator.kind": "img2img"},
     arms={
         "real only": {},
