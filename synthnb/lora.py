@@ -207,7 +207,7 @@ def clipped(
             for p in learnt: p.grad = None
     return hook
 
-# %% ../nbs/07f_lora.ipynb #cb54441a
+# %% ../nbs/07f_lora.ipynb #323be30c
 def fit_adapter(
     spec: Text2Img,  # which pipeline, in which precision; `lora` says how
     x: np.ndarray,  # the seed's real base set and nothing else: uint8 (N, 1 or 3, S, S)
@@ -222,7 +222,7 @@ def fit_adapter(
     "Adapt a pipeline's denoiser, or go on with it; the pipeline is left as it was."
     if not len(x) == len(y) == len(prompts): raise BadInput(f"generator.lora: {len(x)} images, {len(y)} labels, {len(prompts)} prompts; allowed: one each")
     held, lora = load(spec, known), spec.lora
-    net, schedule, side = held.pipe.unet, schedule_of(held.pipe), side_of(held.pipe, spec)
+    schedule, side, net = schedule_of(held.pipe), side_of(held.pipe, spec), held.pipe.unet
     check_modules(net, lora.modules)
     seen = Seen(*latents(held.pipe.vae, x, side, lora.flip, lora.batch), *read(held, spec, prompts))
     with grown(net, lora, seed) as adapter:
