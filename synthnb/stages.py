@@ -25,7 +25,7 @@ from .core import rng
 from .data import Shape, shape_of
 from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
-from .sources import identity, read
+from .sources import MEMORY, identity, read
 from .specs import Folder, Images, Img2Img, Internal, Judge, Noise, Own, Recipe, Render, Text2Img
 from .store import Damaged, Store, locked
 from .worlds import load, views
@@ -180,7 +180,7 @@ def admit(
 ) -> World:  # BadInput where there is no such data set, or something is wrong with its images
     "A data set as a plan sees it. Images from outside are read when they are first named, so that what is wrong with them is said before anything runs."
     if isinstance(dataset, str): return embedded(dataset)
-    spec = {"images": dataset.model_dump(mode="json", exclude={"source"}), "identity": identity(dataset, store.root / "sources")}
+    spec = {"images": dataset.model_dump(mode="json", exclude={"source"}), "identity": identity(dataset, store.root / MEMORY)}
     artefact = Artefact("dataset", spec, place=dataset.source)
     if not store.has(artefact.key):
         start, cpu = time.perf_counter(), time.process_time()
