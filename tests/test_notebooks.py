@@ -15,6 +15,7 @@ from papermill import execute_notebook
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
 HOWTO = sorted((ROOT / "nbs/howto").glob("*.ipynb"))
+TESTBEDS = sorted((ROOT / "nbs/testbeds").glob("*.ipynb"))
 SKIPPED = re.compile(r"^#\| *(exports?|default_exp|slow|gpu|eval: *false)\b", re.M)
 
 
@@ -39,6 +40,12 @@ def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
     name = re.search(r"#\| *default_exp +([\w.]+)", notebook.read_text())[1]
     monkeypatch.chdir(tmp_path)
     execute(notebook, {**vars(importlib.import_module(f"synthnb.{name}")), "display": display})
+
+
+@pytest.mark.parametrize("notebook", TESTBEDS, ids=lambda p: p.stem)
+def test_the_page_of_a_testbed_holds(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    execute(notebook, {"display": display})
 
 
 def test_every_library_notebook_checks_its_module():
