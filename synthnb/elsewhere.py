@@ -20,9 +20,8 @@ from .core import BadInput, home, suggest
 from .generate import provenance
 from .images import Unreadable, picture, suffixes
 from .listing import listing
-from .pretrained import MEMORY
 from .records import Record, files, folder_records, place
-from .sources import content
+from .sources import MEMORY, content
 from .specs import Folder, Images
 
 # %% ../nbs/07e_elsewhere.ipynb #a5e3e130

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMBEDDINGS', 'KEPT', 'ADAPTER', 'Loaded', 'load', 'scheduled', 'prompts_of', 'worded', 'adapted', 'side_of',
-           'to_pixels', 'sources_of', 'sample']
+           'to_pixels', 'Sources', 'sources_of', 'sample']
 
 # %% ../nbs/07d_pipelines.ipynb #5817419d
 import inspect
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
@@ -26,7 +26,7 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, Dif
 from . import core
 from .core import BadInput, canonical
 from .data import resize
-from .generate import bare_caption, provenance
+from .generate import provenance
 from .models import device
 from .pretrained import called, components, identity, located
 from .specs import Img2Img, Text2Img
@@ -113,10 +113,11 @@ KEPT = 512  # prompts that are kept encoded
 def prompts_of(
     spec: Text2Img,  # the template
     y: np.ndarray,  # labels
-    classes: tuple[str, ...],  # class names; underscores, which file names have, become spaces
+    classes: tuple[str, ...],  # class names
+    said: list[str] | None = None,  # captions, one an image, where the template names them
 ) -> list[str]:  # one an image
     "What is asked for."
-    return [bare_caption(classes[label].replace("_", " "), spec.prompt) for label in y]
+    return [prompt_of(spec.prompt, classes[label], said[i] if said else "") for i, label in enumerate(y)]
 
 @torch.no_grad()
 def worded(
@@ -203,17 +204,27 @@ def to_pixels(
     x = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return x if channels == 3 else np.rint(np.einsum("c,nchw->nhw", (0.299, 0.587, 0.114), x)).astype(np.uint8)[:, None]
 
+class Sources(NamedTuple):
+    "The real image behind each generated one."
+    image: np.ndarray  # int64 (N,): its position in the real base set
+    round: np.ndarray  # int64 (N,): how often it served before
+
 def sources_of(
-    spec: Img2Img,  # the share that serves
+    share: float,  # of the base set that serves, the same of each class
     y: np.ndarray,  # labels, int64 (N,)
     real_y: np.ndarray,  # labels of the real base set
     seed: int,  # the pool's
     start: int,  # position of the first image in the pool
-) -> np.ndarray:  # int64 (N,): which real image each starts from
-    "The real image behind each generated one."
-    own, chosen = [np.flatnonzero(real_y == label) for label in range(real_y.max() + 1)], {}
-    for label in np.unique(y): chosen[label] = core.rng("sources", seed, label).permutation(own[label])[:round(spec.sources * len(own[label]))]
-    return np.array([chosen[label][turn % len(chosen[label])] for label, turn in zip(y, (start + np.arange(len(y))) // len(own))])
+    scores: np.ndarray | None = None,  # of the base set: the highest of each class serve; none: random ones
+) -> Sources:  # of each image; those of a class take turns
+    "Which real images generated ones start from, or are told of."
+    own, turn, chosen = [np.flatnonzero(real_y == label) for label in range(real_y.max() + 1)], (start + np.arange(len(y))), {}
+    for label in np.unique(y):
+        order = core.rng("sources", seed, label).permutation(own[label])
+        if scores is not None: order = order[np.argsort(-scores[order], kind="stable")]
+        chosen[label] = order[:round(share * len(own[label]))]
+    turn //= len(own)
+    return Sources(np.array([chosen[label][t % len(chosen[label])] for label, t in zip(y, turn)]), np.array([t // len(chosen[label]) for label, t in zip(y, turn)]))
 
 @torch.no_grad()
 def sample(
@@ -223,31 +234,39 @@ def sample(
     *,
     classes: tuple[str, ...],  # class names
     channels: int,  # 1 or 3: grey data sets get the luminance
-    size: int,  # side of the data set's images; a pipeline has its own
     seed: int,  # the pool's
     start: int,  # position of the first image in the pool
     known: dict[str, Any],  # the model's identity, as it was planned
-    real_x: np.ndarray | None = None,  # the seed's real base set, uint8 (R, channels, size, size), where images start from it
-    real_y: np.ndarray | None = None,  # its labels
+    real_x: np.ndarray | None = None,  # the seed's real base set, uint8 (R, channels, s, s), where images start from it
+    real_y: np.ndarray | None = None,  # its labels, also where captions speak of it
     real_index: np.ndarray | None = None,  # which images of the data set these are, for the provenance
+    captions: list[list[str]] | None = None,  # of each image of the base set: one or several, which take turns
+    scores: np.ndarray | None = None,  # of the base set, where they decide which images serve as sources
     adapter: dict[str, np.ndarray] | None = None,  # from `lora.fit_adapter`, where the spec asks for one: BadInput without
 ) -> tuple[np.ndarray, pd.DataFrame]:  # images, uint8 (N, channels, S, S), and provenance
     "One shard of a pipeline's images."
     if spec.lora and adapter is None: raise BadInput(f"generator {spec.kind}: lora is asked for, and there is no adapter")
-    held, prompts = load(spec, known), prompts_of(spec, y, classes)
-    seeds = [core.seed("pool", seed, "image", start + i) for i in range(len(y))]
-    side, scheduler, more = side_of(held.pipe, spec), scheduled(held.pipe.scheduler, spec.scheduler), {}
-    about = {"generator": spec.kind, "model": held.name, "negative": spec.negative, "guidance": spec.guidance, "steps": spec.steps}
-    about |= {"scheduler": type(scheduler).__name__, "seed": seeds} | ({"lora_scale": spec.lora_scale} if adapter else {})
-    if isinstance(spec, Img2Img):
-        source = sources_of(spec, y, real_y, seed, start)
-        pixels = resize(real_x[source], side)
-        more = {"image": torch.from_numpy(pixels.repeat(3 // pixels.shape[1], 1)).float() / 255, "strength": spec.strength}
-        about |= {"strength": spec.strength, "source": real_index[source]}
+    held, more, about = load(spec, known), {}, {}
+    source = None if real_y is None else sources_of(getattr(spec, "sources", 1.0), y, real_y, seed, start, scores)
+    if source is not None: about["source"] = real_index[source.image]
+    said = [captions[image][turn % len(captions[image])] for image, turn in zip(*source)] if captions else None
+    prompts, side = prompts_of(spec, y, classes, said), side_of(held.pipe, spec)
+    if isinstance(spec, Img2Img): more, about["strength"] = _started(real_x[source.image], side, spec.strength), spec.strength
     call = worded(held, spec, prompts) | more | {"height": side, "width": side, "num_inference_steps": spec.steps, "guidance_scale": spec.guidance}
-    call |= {"generator": [torch.Generator().manual_seed(s) for s in seeds], "output_type": "pt"}
+    about |= {"seed": [core.seed("pool", seed, "image", start + i) for i in range(len(y))]} | ({"lora_scale": spec.lora_scale} if adapter else {})
+    call |= {"generator": [torch.Generator().manual_seed(s) for s in about["seed"]], "output_type": "pt"}
+    scheduler = scheduled(held.pipe.scheduler, spec.scheduler)
     with adapted(held.pipe, adapter, spec.lora_scale): images = _run(held.pipe, scheduler, spec, call)
-    return to_pixels(images, channels, spec.precision), provenance(y, classes, prompt=prompts, **about)
+    about |= {"generator": spec.kind, "model": held.name, "negative": spec.negative, "guidance": spec.guidance, "steps": spec.steps}
+    return to_pixels(images, channels, spec.precision), provenance(y, classes, prompt=prompts, scheduler=type(scheduler).__name__, **about)
+
+def _started(
+    x: np.ndarray,  # real images, uint8 (N, 1 or 3, s, s)
+    side: int,  # of the generated images
+    strength: float,  # how far from them
+) -> dict[str, Any]:  # arguments of the pipeline's call
+    "Real images to start from."
+    return {"image": torch.from_numpy(resize(x, side).repeat(3 // x.shape[1], 1)).float() / 255, "strength": strength}
 
 def _run(
     pipe: DiffusionPipeline,  # text to image

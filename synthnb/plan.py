@@ -65,7 +65,7 @@ def jobs(
         makes = [a.kind for seed in lacking for a in cell.artefacts(seed).values() if a.kind in IN_NOTEBOOK and not has(a.key)]
         key, gpu = f"notebook:{arm}", cell.setting.device == "cuda"
         found[key] = Job(key, "notebook", f"notebook {arm!r}", cell, tuple(needs), tuple(makes), gpu)
-    return sorted(found.values(), key=lambda job: -PRIORITY.get(job.kind, 1))
+    return sorted(found.values(), key=lambda job: -PRIORITY[job.kind])
 
 def _memory(
     store: Store,  # where to look

@@ -26,7 +26,7 @@ from .core import rng
 from .data import Shape, shape_of
 from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
-from .sources import identity, read
+from .sources import MEMORY, identity, read
 from .specs import Captions, Encoder, Folder, Images, Img2Img, Internal, Judge, Lora, Noise, Own, Perturb, Recipe, Render, Text2Img
 from .store import Damaged, Store, locked
 from .worlds import load, views
@@ -181,7 +181,7 @@ def admit(
 ) -> World:  # BadInput where there is no such data set, or something is wrong with its images
     "A data set as a plan sees it. Images from outside are read when they are first named, so that what is wrong with them is said before anything runs."
     if isinstance(dataset, str): return embedded(dataset)
-    spec = {"images": dataset.model_dump(mode="json", exclude={"source"}), "identity": identity(dataset, store.root / "sources")}
+    spec = {"images": dataset.model_dump(mode="json", exclude={"source"}), "identity": identity(dataset, store.root / MEMORY)}
     artefact = Artefact("dataset", spec, place=dataset.source)
     if not store.has(artefact.key):
         start, cpu = time.perf_counter(), time.process_time()
@@ -206,10 +206,12 @@ def make_captions(
     store: Store,  # where to read
 ) -> list[dict]:  # captions: DataFrame[image, caption, raw]; image counts in the data set
     "Caption the real training images."
-    from synthnb.prompt import caption_images
+    from synthnb.prompt import captioned
     captions, dataset = todo[0], dataset_of(todo[0].inputs["dataset"][0], store)
-    train, spec = dataset.part("train"), captions.spec
-    said = caption_images(_spec(Captions, captions), dataset.x[train], dataset.y[train], dataset.classes, known=spec.get("known"), code=spec.get("code"))
+    train, known = dataset.part("train"), captions.spec["known"]
+    spec = Captions(**_writer(captions) | captions.spec["captions"])
+    encoder = Encoder(model=captions.place, revision=known.get("revision")) if spec.by == "clip" else None
+    said = captioned(spec, dataset.x[train], dataset.y[train], classes=dataset.classes, known=known, encoder=encoder)
     return [{"captions": said.assign(image=train)[["image", "caption", "raw"]]}]
 
 def make_perturbed(
@@ -217,23 +219,21 @@ def make_perturbed(
     store: Store,  # where to read
 ) -> list[dict]:  # captions: DataFrame[image, variant, caption, raw, how]
     "Perturb the captions of a seed's real base set."
-    from synthnb.prompt import perturb_captions
-    perturbed, spec = todo[0], todo[0].spec
-    dataset, base = _base(perturbed, spec["base"], store)
-    said = fetch(perturbed.inputs["captions"][0], store)["captions"].set_index("image").caption[base].tolist()
-    made = perturb_captions(
-        _spec(Perturb, perturbed), said, dataset.y[base], dataset.classes, rng("perturb", perturbed.seed), attributes=spec["attributes"],
-        known=spec.get("known"), code=spec.get("code"))
-    return [{"captions": made.assign(image=base[made.source]).drop(columns="source")}]
+    from synthnb.prompt import perturbed
+    new, spec = todo[0], todo[0].spec
+    dataset, base = _base(new, spec["base"], store)
+    said = [texts[0] for texts in _said(new, base, store)]
+    asked, about = Perturb(**_writer(new) | spec["perturb"]), {"known": spec["known"], "seed": new.seed, "attributes": spec["attributes"]}
+    made = perturbed(asked, said, dataset.y[base], classes=dataset.classes, **about)
+    return [{"captions": made.assign(image=base[made.source])[["image", "variant", "caption", "raw", "how"]]}]
 
-def _spec(
-    cls: type[Captions] | type[Perturb],  # what is wanted
-    artefact: Artefact,  # of that kind
-) -> Captions | Perturb:  # as the user wrote it, but for where a model lies
-    "Who writes captions, from an artefact's spec."
-    spec = artefact.spec
-    by = f"transformers:{artefact.place}" if spec["by"] == "transformers" else spec["by"]
-    return cls(by=by, revision=spec.get("known", {}).get("revision"), **spec["captions" if cls is Captions else "perturb"])
+def _writer(
+    artefact: Artefact,  # captions or perturbed captions
+) -> dict[str, str | None]:  # `by` and `revision` as the user wrote them, with the absolute path of a folder
+    "Who writes captions."
+    by = artefact.spec["by"]
+    if by != "transformers": return {"by": by}
+    return {"by": f"transformers:{artefact.place}", "revision": artefact.spec["known"].get("revision")}
 
 def make_generator(
     todo: list[Artefact],  # one of kind generator
@@ -288,13 +288,21 @@ def make_shard(
     y = labels(start, options["shard"], len(dataset.classes))
     offered = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1], "seed": shard.seed, "start": start}
     offered |= {name: shard.spec[name] for name in ("known", "code") if name in shard.spec}
-    if "generator" in inputs: offered |= fetch(inputs["generator"][0], store)
+    if "generator" in inputs: offered |= _learnt(inputs["generator"][0], store)
     if "splits" in inputs: offered |= _real(shard, store)
     if "sources" in inputs: offered |= fetch(inputs["sources"][0], store)
     asked = spec(**options | ({spec.outside: shard.place} if spec.outside else {}))
     module, function = sample.split(":")
     x, provenance = plugins.call(getattr(importlib.import_module(module), function), asked, y, shard_rng(shard.seed, number), offered=offered, options={})
     return [{"x": x, "y": y[:len(x)], "provenance": provenance}]  # a folder may end before a shard does
+
+def _learnt(
+    generator: Artefact,  # of kind generator
+    store: Store,  # where to read
+) -> dict[str, dict[str, np.ndarray]]:  # `weights` of an internal generator, or an `adapter`
+    "What a generator has learnt."
+    parts = fetch(generator, store)
+    return {"adapter": parts["pytorch_lora_weights"]} if "pytorch_lora_weights" in parts else {"weights": parts["weights"]}
 
 GENERATORS = {  # kind -> spec, and the function that samples: module:function
     "render": (Render, "synthnb.render:sample"),
@@ -382,11 +390,12 @@ def _diversity(
     store: Store,  # where to read
 ) -> list[tuple[str, str, float, int]]:  # slice, metric, value, n
     "How much the synthetic images of a class differ, as CLIP sees them."
-    from synthnb.evaluate import diversity
+    from synthnb.evaluate import class_diversity
     weights = rows.inputs["weights"][0]
     features = np.concatenate([fetch(a, store)["features"] for a in rows.inputs["features"]])
     kept = _kept(weights, scored_pool(weights, classes, store), weights.spec["mix"]["synthetic"], classes) if "filter" in weights.spec else slice(len(y))
-    return diversity(features[kept], y)
+    found = class_diversity(features[kept], y)
+    return [("pool", "vendi", found["vendi"], len(y)), ("pool", "clip_distance", found["distance"], len(y))] if found else []
 
 def scored_pool(
     weights: Artefact,  # of kind weights, with scores among its inputs

@@ -1,12 +1,13 @@
 """What every test runs under: a store of its own, no network, no screen, one thread."""
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import matplotlib
 import pytest
 
-from synthnb.core import one_thread
+from synthnb.core import ROOT, one_thread
 
 OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
@@ -23,14 +24,25 @@ def store(tmp_path_factory):
     return Path(os.environ["SYNTHNB_HOME"])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_reports_left():
+    "The local reports that tests made go with them; those that were there before stay."
+    from synthnb.report import write_index
+    local = ROOT / "reports" / "local"
+    before = {*local.glob("*"), *local.glob("*/*")}
+    yield
+    for folder in sorted({*local.glob("*"), *local.glob("*/*")} - before):
+        if folder.is_dir(): shutil.rmtree(folder)
+    if local.exists(): write_index(local)
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
     "The file of a small study, for whole runs."
-    from runs import STUDY, forget_reports
+    from runs import STUDY
     path = tmp_path_factory.mktemp("study") / "small.yaml"
     path.write_text(STUDY)
-    yield str(path)
-    forget_reports("small")
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What tests of whole runs share: the command in a process of its own, what it left in the store, and Dask processes started by hand."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from synthnb.core import ROOT
-from synthnb.report import results_csv, write_index
+from synthnb.report import results_csv
 from synthnb.store import Store
 from synthnb.study import open_experiment
 
@@ -39,7 +37,9 @@ def start(study, home, *args):
     return synthnb("run", study, *ON, *args, home=home)
 
 def finish(process, code=0, timeout=300):
-    out, err = process.communicate(timeout=timeout)
+    try: out, err = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None: end(process)  # what takes too long would go on, and write a report after the tests
     assert process.returncode == code, out + err
     return out, err
 
@@ -47,12 +47,6 @@ def results(study, home, seeds=None):
     return results_csv(open_experiment(study, "digits", seeds, scale="debug", store=Store(home)).rows())
 
 def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
-
-def forget_reports(name):
-    "Remove the local reports of a study of tests."
-    local = ROOT / "reports" / "local"
-    for folder in local.glob(f"digits/{name}-debug*"): shutil.rmtree(folder)
-    if local.exists(): write_index(local)
 
 def until(condition, process=None, timeout=200):
     "Wait for something; fail where it takes too long, or the process ends."

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, finish, forget_reports, journal, synthnb
+from runs import ON, finish, journal, synthnb
 
 from synthnb.plan import by_hand, status
 from synthnb.store import Store
@@ -56,8 +56,7 @@ def faults(tmp_path_factory):
     (place / "faults.yaml").write_text(STUDY)
     out, err = finish(synthnb("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5", home=place / "store", cwd=place), code=1)
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
-    yield {"place": place, "out": out, "err": err, "experiment": experiment, "status": {row["arm"]: row for row in status(experiment)}}
-    forget_reports("faults")
+    return {"place": place, "out": out, "err": err, "experiment": experiment, "status": {row["arm"]: row for row in status(experiment)}}
 
 def errors(faults, arm):
     "What is said of each failed seed of an arm."

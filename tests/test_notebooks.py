@@ -4,7 +4,6 @@ import json
 import linecache
 import os
 import re
-import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -13,11 +12,10 @@ import pytest
 from IPython.display import display
 from papermill import execute_notebook
 
-from synthnb.report import write_index
-
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
 HOWTO = sorted((ROOT / "nbs/howto").glob("*.ipynb"))
+TESTBEDS = sorted((ROOT / "nbs/testbeds").glob("*.ipynb"))
 SKIPPED = re.compile(r"^#\| *(exports?|default_exp|slow|gpu|eval: *false)\b", re.M)
 
 
@@ -28,11 +26,8 @@ def own_cells(notebook):
         if cell["cell_type"] == "code" and not SKIPPED.search(source) and "nbdev_export()" not in source: yield f"{notebook.name}[{i}]", source
 
 
-@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.stem)
-def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
-    name = re.search(r"#\| *default_exp +([\w.]+)", notebook.read_text())[1]
-    namespace = {**vars(importlib.import_module(f"synthnb.{name}")), "display": display}
-    monkeypatch.chdir(tmp_path)
+def execute(notebook, namespace):
+    "Run a notebook's own cells in this process."
     with mock.patch.dict(os.environ):
         for where, source in own_cells(notebook):
             linecache.cache[where] = (len(source), None, source.splitlines(keepends=True), where)  # so that a traceback shows the cell
@@ -40,25 +35,26 @@ def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.stem)
+def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
+    name = re.search(r"#\| *default_exp +([\w.]+)", notebook.read_text())[1]
+    monkeypatch.chdir(tmp_path)
+    execute(notebook, {**vars(importlib.import_module(f"synthnb.{name}")), "display": display})
+
+
+@pytest.mark.parametrize("notebook", TESTBEDS, ids=lambda p: p.stem)
+def test_the_page_of_a_testbed_holds(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    execute(notebook, {"display": display})
+
+
 def test_every_library_notebook_checks_its_module():
     unchecked = [p.name for p in LIBRARY if p.parent.name == "nbs" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
     assert unchecked == []
 
 
-@pytest.fixture
-def no_reports_left():
-    "The local reports of the pages go with them; those that were there before stay."
-    local = ROOT / "reports" / "local"
-    before = set(local.glob("*/my_*-debug*"))
-    yield
-    for folder in set(local.glob("*/my_*-debug*")) - before:
-        shutil.rmtree(folder)
-        if not any(folder.parent.iterdir()): folder.parent.rmdir()
-    if local.exists(): write_index(local)
-
-
 @pytest.mark.parametrize("notebook", HOWTO, ids=lambda p: p.stem)
-def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path, no_reports_left):
+def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path):
     done = execute_notebook(notebook, tmp_path / notebook.name, cwd=tmp_path, kernel_name="python3", progress_bar=False)
     shown = [o.data for cell in done.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
     assert shown and all("image/png" in data or "text/html" in data for data in shown), "a figure without its picture, or a leftover of a progress bar"

@@ -4,17 +4,10 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-from runs import finish, forget_reports, journal, results, start
+from runs import finish, journal, results, start
 
 from synthnb.core import ROOT
 from synthnb.store import Store
-
-@pytest.fixture(scope="module", autouse=True)
-def no_reports_left():
-    "The local report of the study with a failure goes with it."
-    yield
-    forget_reports("half")
 
 def test_a_run_answers(undisturbed):
     out = undisturbed["out"]
