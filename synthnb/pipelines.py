@@ -24,9 +24,10 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, Dif
 from . import core
 from .core import BadInput, canonical
 from .data import resize
-from .generate import bare_caption, provenance
+from .generate import provenance
 from .models import device
 from .pretrained import called, components, identity, located
+from .prompt import bare_caption
 from .specs import Img2Img, Text2Img
 
 for library in (diffusers, transformers): library.utils.logging.disable_progress_bar()  # a log keeps every line of them
