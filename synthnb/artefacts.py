@@ -19,6 +19,7 @@ from .elsewhere import check_enough
 from .generate import shard_count
 from .mix import check_share
 from .pretrained import check_scheduler, identity, located
+from .prompt import known_of
 from .specs import Captions, Filter, Folder, Img2Img, Own, Perturb, Render, Setting, Text2Img, own
 from .worlds import DIGITS, shape
 
@@ -241,11 +242,11 @@ def _worded(
     "What is said of real images."
     said = getattr(setting.generator, "captions", None)
     if said is None: return []
-    known, place = _writer(setting, said, "generator.captions")
+    known, place = _writer(setting, said)
     spec = {"captions": said.model_dump(mode="json", exclude={"by", "revision", "perturb"})} | known
     captions = Artefact("captions", spec, {"dataset": (dataset,)}, place=place)
     if said.perturb is None: return [captions]
-    known, place = _writer(setting, said.perturb, "generator.captions.perturb")
+    known, place = _writer(setting, said.perturb)
     spec = {"perturb": said.perturb.model_dump(mode="json", exclude={"by", "revision"}), "attributes": spec["captions"]["attributes"], "base": setting.base}
     inputs = {"dataset": (dataset,), "splits": (splits,), "captions": (captions,)}
     return [captions, Artefact("perturbed", spec | known, inputs, setting.drawn("pool", seed), place)]
@@ -253,17 +254,12 @@ def _worded(
 def _writer(
     setting: Setting,  # one arm's options
     said: Captions | Perturb,  # who writes
-    what: str,  # the option's name, for errors
 ) -> tuple[dict[str, Any], str]:  # what enters the key, and the place that does not; BadInput where there is no such model
     "Who writes captions: CLIP, a model of transformers, a function of the user's own, or rules."
-    by, name = said.by.partition(":")[0], said.by.partition(":")[2]
-    if own(said.by): return {"by": said.by} | _code(said.by, {}) | _on(setting), ""
-    if by == "clip":
-        if setting.encoder is None: raise BadInput(f"{what}.by = clip needs the testbed's encoder; set encoder.model to a CLIP model, by folder or hub name")
-        known, place = _encoder(setting)
-    elif by == "transformers": known, place = _model(name, said.revision, "config.json", f"{what}.by")
-    else: return {"by": by}, ""
-    return {"by": by} | known | _on(setting), place
+    known, (by, _, model) = known_of(said, setting.encoder), said.by.partition(":")
+    if own(said.by): return {"by": said.by, "known": known}, ""
+    if by == "clip": model = setting.encoder.model
+    return {"by": by, "known": known} | (_on(setting) if model else {}), str(located(model) or model) if model else ""
 
 def _encoder(
     setting: Setting,  # one arm's options, with an encoder

@@ -29,6 +29,7 @@ from .data import resize
 from .generate import provenance
 from .models import device
 from .pretrained import called, components, identity, located
+from .prompt import prompt_of
 from .specs import Img2Img, Text2Img
 
 for library in (diffusers, transformers): library.utils.logging.disable_progress_bar()  # a log keeps every line of them
@@ -223,8 +224,8 @@ def sources_of(
         order = core.rng("sources", seed, label).permutation(own[label])
         if scores is not None: order = order[np.argsort(-scores[order], kind="stable")]
         chosen[label] = order[:round(share * len(own[label]))]
-    turn //= len(own)
-    return Sources(np.array([chosen[label][t % len(chosen[label])] for label, t in zip(y, turn)]), np.array([t // len(chosen[label]) for label, t in zip(y, turn)]))
+    taken = [(chosen[label][t % len(chosen[label])], t // len(chosen[label])) for label, t in zip(y, turn // len(own))]
+    return Sources(*np.array(taken).T)
 
 @torch.no_grad()
 def sample(

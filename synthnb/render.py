@@ -14,7 +14,8 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from .core import BadInput, suggest
-from .generate import bare_caption, provenance
+from .generate import provenance
+from .prompt import ATTRIBUTES, TEMPLATE, caption_of, prompt_of
 from .specs import Render
 from .worlds import DIGITS
 
@@ -101,14 +102,12 @@ def captions(
     rng: np.random.Generator,  # decides which captions are bare
 ) -> list[str]:  # "a photo of a three, which is bold and slanted on a dark background"
     "A true caption for each image."
-    def words(look) -> str:
-        said = [word for word, true in (
-            ("small", look.height < 0.57), ("large", look.height > 0.82), ("thin", look.weight < 0.13), ("bold", look.weight > 0.2),
-            ("slanted", look.lean > 0.15), ("leaning left", look.lean < -0.15), ("faint", look.contrast < 0.45)) if true]
-        ground = f"on a {'bright' if look.bright else 'dark'} background"
-        return (", which is " + " and ".join([", ".join(said[:-1]), said[-1]] if said[1:] else said) if said else "") + " " + ground
+    size, weight, slant, contrast, ground = ATTRIBUTES.values()
+    def words(look) -> list[str]:
+        return [size[(look.height < 0.57) + 2 * (look.height > 0.82)], weight[(look.weight < 0.13) + 2 * (look.weight > 0.2)],
+                slant[(look.lean > 0.15) + 2 * (look.lean < -0.15)], contrast[int(look.contrast < 0.45)], ground[int(look.bright)]]
     bare = rng.random(len(y)) < 0.3
-    return [bare_caption(DIGITS[k]) + ("" if short else words(look)) for k, short, look in zip(y, bare, looks.itertuples(), strict=True)]
+    return [prompt_of(TEMPLATE, DIGITS[k], "" if short else caption_of(words(look))) for k, short, look in zip(y, bare, looks.itertuples(), strict=True)]
 
 # %% ../nbs/07a_render.ipynb #a5dcf57d
 FINE = 3  # points of the fine grid per pixel and side

@@ -1,11 +1,14 @@
-"""Text-to-image pipelines of the real classes with a few thousand random weights, in folders: what the real loading paths are tested with."""
+"""Models of the real classes with a few thousand random weights, in folders: what the real loading paths are tested with."""
 import string
 
 import torch
 from diffusers import (
     AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline,
     StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import (
+    Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig,
+    CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5Tokenizer)
 
 WORDS = [*string.ascii_lowercase, *(letter + "</w>" for letter in string.ascii_lowercase), ",</w>", "<|startoftext|>", "<|endoftext|>"]
 LENGTH = 24  # tokens of a prompt
@@ -73,10 +76,57 @@ def sd3():
         tokenizer_2=reads_too, text_encoder_3=t5, tokenizer_3=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH))
 
 
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+LETTERS = {letter: i for i, letter in enumerate([*SPECIAL, *string.ascii_letters, *" .,:\n"])}
+
+
+def letters(**more):
+    "A tokenizer whose tokens are letters."
+    made = Tokenizer(models.BPE(vocab=LETTERS, merges=[], unk_token="<unk>"))
+    made.decoder = decoders.Fuse()
+    named = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=False))
+    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=["<image>"], **(named | more))
+
+
+def talkative(net):
+    "Large random weights, so that what a network says depends on what it reads; none of its words is special."
+    for weights in net.parameters():
+        if weights.ndim > 1: torch.nn.init.normal_(weights)
+    net.generation_config.update(suppress_tokens=[LETTERS[token] for token in SPECIAL if token != "</s>"])
+    return net
+
+
+def clip_model():
+    "The class of CLIP: both encoders, a tokenizer that reads letters, and an image processor that cuts nothing off."
+    tokenizer, last = clip(CLIPTextModel)[1], len(WORDS) - 1
+    text = SMALL | {"vocab_size": len(WORDS), "max_position_embeddings": LENGTH, "bos_token_id": last - 1, "eos_token_id": last, "pad_token_id": last}
+    net = CLIPModel(CLIPConfig(text_config=text, vision_config=SMALL | {"image_size": 16, "patch_size": 8}, projection_dim=16))
+    return net, CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}), tokenizer)
+
+
+def blip2():
+    "The class of BLIP-2 with an OPT: an image-to-text model."
+    told = {"vocab_size": len(LETTERS), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 64}
+    net = Blip2ForConditionalGeneration(Blip2Config(
+        vision_config=SMALL | {"image_size": 16, "patch_size": 8}, qformer_config=SMALL | {"vocab_size": len(LETTERS), "encoder_hidden_size": 16},
+        text_config=SMALL | told | {"model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16, "tie_word_embeddings": False}, num_query_tokens=4,
+        image_token_index=LETTERS["<image>"], image_text_hidden_size=8))
+    talkative(net.language_model)
+    return talkative(net), Blip2Processor(BlipImageProcessor(size={"height": 16, "width": 16}), letters(), num_query_tokens=4)
+
+
+def llama(chat=False):
+    "The class of Llama: a text-generation model; without a token for padding, as Llama's own."
+    told = {"vocab_size": len(LETTERS), "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 512}
+    template = {"chat_template": "{{ bos_token }}{% for m in messages %}U: {{ m.content }}\nA:{% endfor %}"} if chat else {}
+    return talkative(LlamaForCausalLM(LlamaConfig(**SMALL | told))), letters(pad_token=None, **template)
+
+
 def saved(make, folder, seed=0):
-    "One of the pipelines above with weights of a seed, in a folder."
+    "One of the models above with weights of a seed, in a folder."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pipeline = make()
-    pipeline.save_pretrained(folder)
+        made = make()
+    for part in made if isinstance(made, tuple) else (made,): part.save_pretrained(folder)
     return str(folder)
