@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GLYPH', 'CORPUS', 'SIDE', 'LENGTH', 'DIFFUSION', 'STEPS', 'OPPOSITES', 'corpus', 'tokenizer', 'read', 'signal',
-           'seeded', 'train', 'fit_vae', 'latents', 'fresh_clip', 'eyes', 'agreement', 'fit_clip', 'text_encoder',
-           'fresh_unet', 'halves', 'noisy', 'fit_unet', 'assemble', 'make', 'reader', 'drawn', 'zero_shot', 'looks',
-           'steering', 'quality']
+           'seeded', 'train', 'fit_vae', 'sure', 'latents', 'fresh_clip', 'eyes', 'agreement', 'fit_clip',
+           'text_encoder', 'fresh_unet', 'halves', 'noisy', 'fit_unet', 'assemble', 'make', 'reader', 'drawn',
+           'zero_shot', 'looks', 'steering', 'quality']
 
 # %% ../nbs/10b_glyph.ipynb #f5095a8a
 import json
@@ -68,7 +68,8 @@ def tokenizer(
     said = json.loads(learnt.to_str())["model"]
     known = sorted(said["vocab"], key=said["vocab"].get)
     words = [*letters, *(f"{letter}</w>" for letter in letters), *known, "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: i for i, word in enumerate(dict.fromkeys(words))}, merges=[tuple(pair) for pair in said["merges"]], model_max_length=LENGTH)
+    numbers, merges = {word: i for i, word in enumerate(dict.fromkeys(words))}, [tuple(pair) for pair in said["merges"]]
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=LENGTH)
 
 def read(
     reads: CLIPTokenizer,  # from `tokenizer`
@@ -126,8 +127,16 @@ def fit_vae(
         return loss[None]
 
     train(step, dict(vae.named_parameters()) | moments(optimiser), steps, "autoencoder", folder)
+    with torch.no_grad(): sure(vae)
     vae.eval().register_to_config(scaling_factor=1 / float(latents(vae, x[:4000], scaled=False).std()))
     return vae
+
+def sure(
+    vae: AutoencoderKL,  # trained
+) -> None:
+    "Make the encoder certain of its latents (deviation 0.02): the denoiser learns their means, and whoever encodes an image to start from it samples."
+    half = len(vae.quant_conv.bias) // 2
+    vae.quant_conv.weight[half:], vae.quant_conv.bias[half:] = 0, -8
 
 @torch.no_grad()
 def latents(
