@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params, compute_snr
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
@@ -166,7 +165,7 @@ def loss_at(
     return weighted(said, wanted, min_snr(schedule, times, lora.snr_gamma), lora.matching)
 
 # %% ../nbs/07f_lora.ipynb #90aff035
-SECOND = (".lora.up.weight", ".lora_B.weight")  # what B is called in linear layers, and in convolutions
+SECOND = ".lora_B.weight"  # what peft calls B
 
 @contextmanager
 def grown(
@@ -187,9 +186,9 @@ def grown(
 def exported(
     pipe: DiffusionPipeline,  # within `grown`
     lora: Lora,  # rank and alpha
-) -> dict[str, np.ndarray]:  # name -> float32, as `save_lora_weights` writes it
+) -> dict[str, np.ndarray]:  # name -> float32, as `save_lora_weights` writes it, in peft's names: the older ones lose attention beside convolutions
     "The adapter in the standard form, alpha / r multiplied into B."
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=ADAPTER))
+    layers = get_peft_model_state_dict(pipe.unet, adapter_name=ADAPTER)
     scale = (lora.alpha or lora.rank) / lora.rank
     packed = {name: w * scale if name.endswith(SECOND) else w for name, w in pipe.pack_weights(layers, "unet").items()}
     return {name: w.cpu().clone(memory_format=torch.contiguous_format).numpy() for name, w in packed.items()}

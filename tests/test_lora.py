@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import get_peft_model_state_dict
 from safetensors.numpy import load_file
 
@@ -111,7 +110,7 @@ def test_the_file_has_what_diffusers_would_write(kind, models, tmp_path):
     pipe = load(spec, identity(spec.model)).pipe
     with grown(pipe.unet, spec.lora, 0) as adapter, torch.no_grad():
         for name, w in adapter.items(): w.copy_(torch.from_numpy(rng("weights", name).standard_normal(w.shape)))
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=ADAPTER))
+        layers = get_peft_model_state_dict(pipe.unet, adapter_name=ADAPTER)
         pipe.save_lora_weights(tmp_path, unet_lora_layers=layers)
         ours, noisy = module.exported(pipe, spec.lora), torch.ones(1, 4, 8, 8)
         words = {"prompt_embeds": torch.ones(1, 24, pipe.unet.config.cross_attention_dim)}
@@ -120,7 +119,11 @@ def test_the_file_has_what_diffusers_would_write(kind, models, tmp_path):
     theirs = load_file(tmp_path / "pytorch_lora_weights.safetensors")
     assert theirs.keys() == ours.keys()
     for name, w in theirs.items(): assert np.array_equal(w * (0.5 if name.endswith(module.SECOND) else 1), ours[name]), "alpha / r is in B"
-    with torch.no_grad(), adapted(pipe, ours, 1.0): loaded = module.predict(pipe.unet, noisy, torch.tensor([5]), words, 16)
+    with torch.no_grad(), adapted(pipe, ours, 1.0):
+        loaded = module.predict(pipe.unet, noisy, torch.tensor([5]), words, 16)
+        held = {name.replace(".lora.weight", ".weight"): w for name, w in pipe.unet.named_parameters() if ".lora_" in name}
+        assert held.keys() == {name.removeprefix("unet.") for name in ours}, "every layer arrives, attention and convolutions"
+        assert all(np.array_equal(w.numpy(), ours[f"unet.{name}"]) for name, w in held.items())
     assert torch.allclose(loaded, trained, atol=1e-5), "what was trained is what samples"
 
 
@@ -197,4 +200,4 @@ def test_what_cannot_be_adapted_is_one_line(models, fitted):
     adapter = fitted["pytorch_lora_weights"]
     with pytest.raises(BadInput, match="StableDiffusion3Pipeline, which has no layer"): made(asked(models["sd3"]), adapter)
     with pytest.raises(BadInput, match="its weights have other shapes"): made(asked(models["sdxl"]), adapter)
-    with pytest.raises(BadInput, match="has no layer 'nowhere'"): made(asked(models["sd15"]), {"unet.nowhere.lora.up.weight": np.ones((2, 2), np.float32)})
+    with pytest.raises(BadInput, match="has no layer 'nowhere'"): made(asked(models["sd15"]), {"unet.nowhere.lora_B.weight": np.ones((2, 2), np.float32)})
