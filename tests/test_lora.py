@@ -55,7 +55,7 @@ def fit(spec, folder=None, seed=0, every=5.0):
 
 
 def made(spec, adapter=None):
-    about = {"classes": CLASSES, "channels": 3, "size": 8, "seed": 0, "start": 0, "known": identity(spec.model), "adapter": adapter}
+    about = {"classes": CLASSES, "channels": 3, "seed": 0, "start": 0, "known": identity(spec.model), "adapter": adapter}
     real = {"real_x": X, "real_y": Y, "real_index": np.arange(9)} if isinstance(spec, Img2Img) else {}
     return sample(spec, labels(0, 6, 3), shard_rng(0, 0), **about, **real)
 
