@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELP', 'app', 'Name', 'On', 'Seeds', 'Scale', 'Sets', 'Workers', 'Scheduler', 'Limit', 'testbed_app', 'parse_seeds',
            'parse_sets', 'plan_command', 'run_command', 'status_command', 'report_command', 'publish_command',
-           'show_command', 'testbed_command', 'cluster_command', 'gc_command', 'main']
+           'show_command', 'testbed_command', 'cluster_command', 'glyph_command', 'gc_command', 'main']
 
 # %% ../nbs/17_cli.ipynb #296646e1
 import json
@@ -212,6 +212,14 @@ def cluster_command(
     if out.exists(): raise BadInput(f"{out} is there already; name another file with --out")
     out.write_text(script)
     print("\n".join([str(out), *(line for line in script.splitlines() if line.startswith("# "))]))
+
+@app.command("glyph")
+def glyph_command() -> None:
+    "Make the embedded text-to-image model anew, in data/glyph: 25 minutes on 2 cores; goes on where it was stopped."
+    from synthnb.glyph import GLYPH, make
+    found = make()
+    print(found.to_string(index=False, float_format="{:.3f}".format))
+    print(f"written: {GLYPH}")
 
 @app.command("gc")
 def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False) -> None:

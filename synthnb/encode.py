@@ -6,10 +6,11 @@
 __all__ = ['OPTION', 'BATCH', 'precision', 'unchanged', 'from_files', 'name_of', 'Loaded', 'load', 'sides', 'pixels',
            'image_features', 'text_features']
 
-# %% ../nbs/05a_encode.ipynb #8ba92eab
+# %% ../nbs/05a_encode.ipynb #ac943a69
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers.utils import cached_file
 
 from .core import BadInput, canonical
 from .data import resize
@@ -26,7 +28,7 @@ from .specs import Encoder
 
 transformers.utils.logging.disable_progress_bar()  # a log keeps every line of it
 
-# %% ../nbs/05a_encode.ipynb #9060b739
+# %% ../nbs/05a_encode.ipynb #08fe63b7
 def precision() -> torch.dtype:  # float16 on cuda, else float32
     "The precision of networks that others trained."
     return torch.float16 if device().type == "cuda" else torch.float32
@@ -63,13 +65,13 @@ def from_files(
                        f"downloaded before, or a local folder: --set {option}, where DIR holds what `save_pretrained` wrote") from None
 
 def name_of(
-    net: torch.nn.Module,  # from `from_files`
-    known: dict[str, Any],  # its identity
+    known: dict[str, Any],  # identity of a model that was loaded
 ) -> str:  # sha256:..., or owner/model@commit
     "What was loaded, for provenance."
-    return called(known if "sha256" in known else known | {"revision": getattr(net.config, "_commit_hash", None) or known["revision"]})
+    if "sha256" in known: return called(known)
+    return called(known | {"revision": Path(cached_file(known["hub"], "config.json", revision=known["revision"] or "main")).parent.name})
 
-# %% ../nbs/05a_encode.ipynb #059f13b8
+# %% ../nbs/05a_encode.ipynb #969d385b
 OPTION = "encoder.model=DIR"
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _load(
     net, tokenizer, processor = from_files(model, revision, OPTION, "a CLIP model", CLIPModel, AutoTokenizer, AutoImageProcessor)
     side, crop = sides(processor.to_dict(), net.config.vision_config.image_size)
     mean, std = (torch.tensor(values, device=where).reshape(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return Loaded(net, tokenizer, side, crop, mean, std, name_of(net, json.loads(known)))
+    return Loaded(net, tokenizer, side, crop, mean, std, name_of(json.loads(known)))
 
 def sides(
     said: dict[str, Any],  # settings of an image processor

@@ -30,7 +30,8 @@ from .study import Experiment
 # %% ../nbs/13a_plan.ipynb #8d23c811
 IN_NOTEBOOK = ("weights", "rows")  # kinds that an arm's notebook makes itself
 AT_LEISURE = ("judge",)  # kinds that a notebook needs only after its trainings: it starts without, and waits for whoever makes them if it must
-PRIORITY = {"dataset": 5, "splits": 4, "generator": 3, "judge": 2, "shard": 1, "scores": 1, "notebook": 0}  # long chains first
+PRIORITY = {  # long chains first
+    "dataset": 7, "splits": 6, "captions": 5, "perturbed": 4, "generator": 3, "judge": 2, "shard": 1, "features": 1, "scores": 1, "notebook": 0}
 
 @dataclass(frozen=True)
 class Job:

@@ -9,7 +9,10 @@ __all__ = ['LORA', 'study']
 from ..specs import StudySpec
 
 # %% ../../nbs/studies/generator_adaptation.ipynb #5479b2c2
-LORA = {"rank": 8, "steps": 200, "batch": 32, "lr": 2e-3, "flip": False}
+LORA = {
+    "rank": 8, "steps": 250, "batch": 16, "lr": 4e-3, "flip": False,
+    "modules": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],
+}
 
 study = StudySpec(
     name="generator_adaptation",
