@@ -20,7 +20,7 @@ from .artefacts import Artefact, World, artefacts
 from .core import BadInput, digest
 from .specs import Setting, flat
 from .stages import dataset_of, ensure, fetch, scored_pool, training_set, used_pool
-from .store import Store
+from .store import Full, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +69,11 @@ class Cell:
         lists = [self.artefacts(seed) for seed in self.seeds]
         failed = {}
         try: ensure([found["weights"] for found in lists], self.store)
-        except BadInput: raise
+        except (BadInput, Full): raise
         except Exception as e: print(f"not all seeds can be trained ({e}); each is tried by itself", file=sys.stderr)
         for seed, found in zip(self.seeds, lists, strict=True):
             try: ensure([found["rows"]], self.store)  # makes the weights first where they are missing
+            except Full: raise
             except Exception as e:
                 failed[seed] = e
                 print(f"seed {seed} failed: {e}", file=sys.stderr)

@@ -19,13 +19,13 @@ import typer
 import yaml
 
 from .cluster import SYSTEMS, job_script
-from .core import BadInput
+from .core import ROOT, BadInput, home
 from .execute import KernelDied
 from .lab import Study
 from .plan import overview, status
 from .run import leftovers, remembered, unneeded
 from .specs import flat
-from .store import Store
+from .store import Full, Store, room
 from .study import Experiment, study_names
 from .testbed import testbed_names, write_testbed
 from .workers import Lost
@@ -237,10 +237,12 @@ def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete the
 
 # %% ../nbs/17_cli.ipynb #4cca8418
 def main() -> None:
-    "The command: bad input is one clear line and exit code 2, a scheduler that is gone 3."
-    try: code = app(standalone_mode=False)
+    "The command: bad input is one clear line and exit code 2; a scheduler that is gone, or a full disk, 3: try again later."
+    try:
+        with room(ROOT / "reports", home(), Path.cwd()): code = app(standalone_mode=False)
     except BadInput as e: _stop(str(e), 2)
     except Lost as e: _stop(f"{e}; what is finished is kept, and the same command goes on from here", 3)
+    except Full as e: _stop(str(e), 3)
     except KernelDied as e: _stop(f"the report could not be written: {e}; the same command writes it", 1)
     except KeyboardInterrupt: code = 130
     except Exception as e:

@@ -19,6 +19,7 @@ from typing import Any
 
 from .core import BadInput, suggest
 from .plan import duration
+from .store import Full, room
 
 # %% ../nbs/13b_execute.ipynb #632e9559
 class KernelDied(RuntimeError):
@@ -94,23 +95,41 @@ def execute_notebook(
     parameters: dict[str, Any],  # JSON values by name; BadInput for a name that the notebook does not have
     limit: float | None = None,  # seconds for the whole notebook
     env: dict[str, str] | None = None,  # variables of the kernel's environment, beside those of this process
-) -> None:  # raises what the notebook raised, KernelDied, or TimeoutError
+) -> None:  # raises what the notebook raised, KernelDied, TimeoutError, or Full
     "Run a notebook with parameters."
     import papermill
-    from traitlets.config import Config
     known = papermill.inspect_notebook(str(template))
     for name in parameters:
         if name not in known: raise BadInput(f"{template.name} has no parameter {name!r}; {suggest(name, known)}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for left in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"): left.unlink(missing_ok=True)  # by a process that was killed
-    attempt = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
-    quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
-    with _one, tempfile.TemporaryDirectory(prefix="kernel") as sockets:
-        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})  # only this user can connect, and no two kernels can draw the same port
-        how = {"engine_name": _engine(), "config": config, "extra_arguments": quiet, "limit": limit, "env": env or {}}
-        try: papermill.execute_notebook(str(template), str(attempt), parameters, kernel_name="python3", progress_bar=False, **how)
+    with room(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for left in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"): left.unlink(missing_ok=True)  # by a process that was killed
+        attempt = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
+        try: _execute(template, attempt, parameters, limit, env or {})
+        except Full:
+            attempt.unlink(missing_ok=True)  # half of a notebook
+            raise
         finally:
             if attempt.exists(): os.replace(attempt, output)
+
+def _execute(
+    template: Path,  # as for `execute_notebook`, and so on
+    attempt: Path,  # what is written; torn where the disk is full
+    parameters: dict[str, Any],
+    limit: float | None,
+    env: dict[str, str],
+) -> None:
+    "Run papermill; that a disk is full, here or where the kernel writes, is told alike."
+    import papermill
+    from traitlets.config import Config
+    quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
+    with _one, room(attempt.parent), tempfile.TemporaryDirectory(prefix="kernel") as sockets:
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})  # only this user can connect, and no two kernels can draw the same port
+        how = {"engine_name": _engine(), "config": config, "extra_arguments": quiet, "limit": limit, "env": env}
+        try: papermill.execute_notebook(str(template), str(attempt), parameters, kernel_name="python3", progress_bar=False, **how)
+        except papermill.PapermillExecutionError as e:
+            if e.ename == Full.__name__: raise Full(e.evalue) from None
+            raise
 
 def one_line(
     error: BaseException,  # what was raised

@@ -24,7 +24,7 @@ from .core import BadInput, one_thread
 from .execute import one_line
 from .plan import Job, driver_file, duration, jobs, measured_costs, parameters, seconds_of, time_left
 from .plugins import folders, search_in
-from .store import Damaged, Store, busy, locked
+from .store import Damaged, Full, Store, busy, locked, room
 from .study import Experiment, open_experiment
 from .workers import Lost, Terms, check_workers, crew, make_task, note_failure, notebook_task, places, versions
 
@@ -138,7 +138,7 @@ class Desk:
         self.ended: queue.SimpleQueue = queue.SimpleQueue()
 
     def work(self) -> list[dict[str, Any]]:  # what failed: label, error
-        "Do everything. Raises Lost where the scheduler is gone."
+        "Do everything. Raises Lost where the scheduler is gone, Full where a disk is."
         while self.waiting or self.out:
             self.progress.show(self.hand_out())
             try: job = self.ended.get(timeout=0.5)
@@ -190,6 +190,7 @@ class Desk:
         future, _ = self.out.pop(job.key)
         if future.status == "cancelled": raise Lost("the connection to the scheduler is lost")
         try: result = future.result()
+        except Full: raise  # no property of this job
         except Exception as e:
             died = f"its worker died {getattr(e, 'allowed_failures', 0) + 1} times, probably out of memory"
             error = RuntimeError(died) if isinstance(e, KilledWorker) else e
@@ -234,7 +235,7 @@ def _announced(
     folder = experiment.store.root / "drivers"
     folder.mkdir(parents=True, exist_ok=True)
     def forget(name):
-        (folder / f"{name}.json").unlink(missing_ok=True)
+        for suffix in ("json", "tmp"): (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         (experiment.store.root / "locks" / f"driver-{name}").unlink(missing_ok=True)
     for left in folder.glob("*.json"):
         if not busy(experiment.store, f"driver-{left.stem}"): forget(left.stem)
@@ -258,19 +259,28 @@ def run(
     scheduler: str | None = None,  # a Dask scheduler whose workers are used instead: tcp://, tls://, or a scheduler file
     limit: float | None = None,  # seconds that a notebook or a shared artefact may take
 ) -> list[dict[str, Any]]:  # what failed: label, error; empty when all stands. BadInput where the workers cannot do it, Lost where the scheduler is gone
-    "Make what is missing. Nothing that is finished is made again; what failed last time is tried again."
-    store, todo = experiment.store, jobs(experiment, verify(experiment))
-    asked = experiment.described() | {"modules": folders()}
-    if not todo:
-        store.remember(asked)
+    "Make what is missing. Nothing that is finished is made again; what failed last time is tried again. Full ends all work, and the next run goes on."
+    with room(experiment.store.root):
+        todo = jobs(experiment, verify(experiment))
+        if todo: return _do(experiment, todo, workers, scheduler, limit)
+        experiment.store.remember(experiment.described() | {"modules": folders()})
         return []
+
+def _do(
+    experiment: Experiment,  # as for `run`
+    todo: list[Job],  # what is missing
+    workers: int,
+    scheduler: str | None,
+    limit: float | None,
+) -> list[dict[str, Any]]:
+    "Find workers, and hand out what there is to do."
+    store, token = experiment.store, uuid.uuid4().hex[:12]
     one_thread()
-    token = uuid.uuid4().hex[:12]
     with crew(workers, scheduler, any(job.gpu for job in todo)) as client, _announced(experiment, token) as alive:
         same = versions() if scheduler else {}  # workers of this machine have the driver's
         terms = Terms(str(store.root.absolute()), token, str(alive.absolute()), same, tuple(folders()), _files(experiment), limit)
         check_workers(client, terms)
-        store.remember(asked)
+        store.remember(experiment.described() | {"modules": folders()})
         with closing(Progress(todo, experiment, sum(map(len, places(client).values())), alive)) as progress:
             return Desk(client, todo, experiment, terms, progress).work()
 

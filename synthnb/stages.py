@@ -28,7 +28,7 @@ from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
 from .sources import MEMORY, identity, read
 from .specs import Captions, Encoder, Folder, Images, Img2Img, Internal, Judge, Lora, Noise, Own, Perturb, Recipe, Render, Text2Img
-from .store import Damaged, Store, locked
+from .store import Damaged, Full, Store, locked, room
 from .worlds import load, views
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def _make(
     "Run a stage, then publish what it made with what it cost."
     start, cpu = time.perf_counter(), time.process_time()
     try:
-        with _on_device(todo[0]): made = MAKERS[todo[0].kind](todo, store)
+        with room(store.root), _on_device(todo[0]): made = MAKERS[todo[0].kind](todo, store)
+    except Full: raise  # no property of what was to be made
     except Exception as e:
         for artefact in todo: record_failure(artefact, store, e)
         raise
@@ -116,9 +117,13 @@ def record_failure(
     error: Exception,  # why
 ) -> None:
     "Note why an artefact could not be made, beside its checkpoint; publishing it removes the note."
-    folder = store.partial(artefact.key)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failure.txt").write_text(f"{type(error).__name__}: {error}\n\n" + "".join(traceback.format_exception(error)[-4:]))
+    note = store.partial(artefact.key) / "failure.txt"
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{type(error).__name__}: {error}\n\n" + "".join(traceback.format_exception(error)[-4:]))
+    except OSError as e:  # which must not hide the error itself
+        note.unlink(missing_ok=True)
+        print(f"{note}: not written ({e}): {type(error).__name__}: {error}", file=sys.stderr)
 
 # %% ../nbs/11a_stages.ipynb #a4771c4e
 def _base(

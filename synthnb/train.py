@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .core import BadInput, rng, seed
 from .models import build, device, fold, standardise, state
 from .specs import Recipe
+from .store import room
 
 # %% ../nbs/05_train.ipynb #886f4d5a
 CHECKPOINT = "checkpoint.safetensors"
@@ -36,12 +37,16 @@ def save_checkpoint(
     tensors: dict[str, Tensor],  # everything that the loop changes
     info: dict,  # step, log and rows, as JSON values
 ) -> None:
-    "Write a checkpoint whole or not at all."
-    folder.mkdir(parents=True, exist_ok=True)
+    "Write a checkpoint whole or not at all; Full where the disk is."
     part = folder / f"{CHECKPOINT}.{os.getpid()}.part"
-    save_file({name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}, part, metadata={"info": json.dumps(info)})
-    with open(part, "rb") as f: os.fsync(f.fileno())
-    os.replace(part, folder / CHECKPOINT)
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    with room(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(copies, part, metadata={"info": json.dumps(info)})
+            with open(part, "rb") as f: os.fsync(f.fileno())
+            os.replace(part, folder / CHECKPOINT)
+        finally: part.unlink(missing_ok=True)
 
 def load_checkpoint(
     folder: Path | None,  # where it may lie

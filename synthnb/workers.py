@@ -30,7 +30,7 @@ from .execute import execute_notebook, one_line
 from .plan import AT_LEISURE, IN_NOTEBOOK, TEMPLATE, Job, duration
 from .plugins import search_in
 from .stages import ensure, record_failure
-from .store import Store
+from .store import Full, Store, room
 
 # %% ../nbs/13c_workers.ipynb #aa7f896d
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:  # name -> version
 
 def unfit(
     terms: Terms,  # of the driver
-) -> str | None:  # why this process cannot do the driver's work; None where it can
+) -> str | None:  # why this process cannot do the driver's work; None where it can. Full where the store's disk is
     "Make ready for a driver's tasks, or say why not."
     one_thread()
     search_in(*terms.folders)
@@ -70,7 +70,8 @@ def unfit(
     if not Path(terms.alive).exists(): return f"does not see the store {terms.root}: it must lie on a disk that all machines share, under the same path"
     for path in terms.files:
         if not Path(path).exists(): return f"does not see {path}: it must lie on a disk that all machines share, under the same path"
-    try: tempfile.TemporaryFile(dir=terms.root).close()
+    try:
+        with room(terms.root), tempfile.TemporaryFile(dir=terms.root): return None
     except OSError as e: return f"cannot write to the store {terms.root}: {e.strerror or e}"
 
 # %% ../nbs/13c_workers.ipynb #b755e918
@@ -89,7 +90,7 @@ def _give_up(
     import psutil
     error = TimeoutError(f"took longer than the time limit of {duration(terms.limit)}")
     record_failure(artefact, Store(terms.root), error)
-    _note(artefact, terms).write_text(one_line(error))
+    with suppress(OSError): _note(artefact, terms).write_text(one_line(error))  # on a full disk the end comes all the same
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error): child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,13 +114,14 @@ def _limited(
 def make_task(
     job: Job,  # a shared artefact
     terms: Terms,  # of this run
-) -> dict[str, Any]:  # error (None where it is there); unfit: the address of this worker where it cannot work for the driver
+) -> dict[str, Any]:  # error (None where it is there); unfit: the address of this worker where it cannot work for the driver. Full ends the run
     "Make one artefact on a worker."
     if (why := unfit(terms)): return _refused(why)
     store, note = Store(terms.root), _note(job.work, terms)
     if note.exists() and not store.has(job.work.key): return {"error": note.read_text()}
     try:
         with _limited(job.work, terms): ensure([job.work], store)
+    except Full: raise
     except Exception as e: return {"error": one_line(e)}  # the traceback lies beside the artefact's checkpoint
     return {"error": None}
 
@@ -137,6 +139,7 @@ def notebook_task(
         for _, artefact in _lacking(cell, store): (store.partial(artefact.key) / "failure.txt").unlink(missing_ok=True)  # of an earlier run
         env = {"SYNTHNB_HOME": terms.root}  # where the kernel looks for the store
         try: execute_notebook(TEMPLATE, cell.notebook, parameters | {"seeds": list(ready)}, terms.limit, env)
+        except Full: raise
         except Exception as e:
             error = one_line(e)
             note_failure(job, store, e, ready)
@@ -241,6 +244,7 @@ def check_workers(
 ) -> None:  # BadInput names the first worker that cannot work for this driver, and why
     "Ask every worker that there is whether it can do this driver's work."
     for address, said in client.run(unfit, terms, on_error="return").items():
+        if isinstance(said, Full): raise said
         if isinstance(said, OSError): continue  # it died meanwhile; whoever comes later is asked with its first task
         if said is not None: raise BadInput(f"worker {address} {said if isinstance(said, str) else 'cannot start: ' + one_line(said)}")
 

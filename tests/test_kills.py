@@ -10,13 +10,26 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, journal, results
+from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
+from synthnb.core import ROOT
+from synthnb.run import leftovers
 from synthnb.store import Store
 
 KILLS = int(os.environ.get("KILLS", "50"))  # how many altogether
 EACH = 13  # how many a study suffers before it is left alone
 SEEDS = ("--seeds", "3")
+POOL = """
+name: pool
+question: does a pool of 5,000 images stand three kills?
+common: {base: 10, encoder: null, mix.synthetic: 50}
+arms:
+  generated: {generator: %s}
+"""
+GENERATORS = {  # in YAML; the model makes an image in one step, that 5,000 of them take seconds
+    "render": "{kind: render}",
+    "text2img": f"{{kind: text2img, model: '{ROOT / 'data' / 'glyph'}', steps: 1, guidance: 1, negative: ''}}"}
+SHARDS = 79  # of 64 images: the last of the 5,000 lie in the 79th
 
 class Monkey:
     "Runs a study until it is finished, and kills what belongs to it now and then."
@@ -129,3 +142,42 @@ def test_fifty_kills(study, tmp_path, capsys):
         print(f"\n{sum(killed.values())} kills in {number} studies and {time.monotonic() - began:.0f} s: results to the byte, nothing torn, nothing made twice")
         for (where, what), n in sorted(killed.items()): print(f"  {where:8} {what:10} {n:3}")
     assert len({what for _, what in killed}) >= 4 or KILLS < 20
+
+
+def shards(home):
+    "Every shard's files, by their checksums."
+    store = Store(home)
+    return {key: store.manifest(key)["files"] for key in store.keys() if key.startswith("shard-")}
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_pool_of_5000_killed_three_times(generator, tmp_path, capsys):
+    study, calm, home, draw = tmp_path / "pool.yaml", tmp_path / "calm", tmp_path / "killed", random.Random(generator)
+    study.write_text(POOL % GENERATORS[generator])
+    began, seen, had = time.monotonic(), [], []
+    finish(start(study, calm, "--seeds", "1"), timeout=700)
+    undisturbed, expected = time.monotonic() - began, shards(calm)
+    assert len(expected) == SHARDS and all(set(files) == {"x.npy", "y.npy", "provenance.parquet"} for files in expected.values())
+    for kill in range(3):
+        driver, least = start(study, home, "--seeds", "1"), draw.randrange(25 * kill + 1, 25 * kill + 20)
+        until(lambda: len(shards(home)) >= least, driver, timeout=400)  # noqa: B023 - asked at once
+        time.sleep(draw.uniform(0, 0.3))
+        seen += psutil.Process(driver.pid).children(recursive=True)
+        end(driver)
+        had.append({key: (Store(home).folder(key) / "manifest.json").stat().st_mtime_ns for key in shards(home)})
+        assert len(had[-1]) < SHARDS, "it was killed while shards were being made"
+    finish(start(study, home, "--seeds", "1"), timeout=700)
+    assert shards(home) == expected, "x, y and provenance, to the byte"
+    for key in expected: Store(home).check(key)
+    assert journal(home) == journal(calm) and set(journal(home).values()) == {1}, "everything was made exactly once"
+    for before in had: assert before == {key: (Store(home).folder(key) / "manifest.json").stat().st_mtime_ns for key in before}
+    assert results(str(study), home, 1) == results(str(study), calm, 1)
+    torn = leftovers(Store(home))
+    assert len(torn) <= 3 * 2, "at most what two workers wrote when they were killed"
+    finish(synthnb("gc", "--delete", home=home))
+    assert not leftovers(Store(home)) and shards(home) == expected
+    assert not psutil.wait_procs(seen, timeout=15)[1], "processes are left over"
+    with capsys.disabled():
+        print(f"\n{generator}: 3 kills at {', '.join(str(len(there)) for there in had)} of {SHARDS} shards, {len(torn)} half-written left; "
+              f"{undisturbed:.0f} s undisturbed, {time.monotonic() - began - undisturbed:.0f} s with kills", flush=True)
