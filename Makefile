@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything happens in .venv, which is made once, and again when requirements.txt changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kills lint export stages lab
+.PHONY: help demo test test-slow test-kills bench lint export stages lab
 BIN := .venv/bin
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -27,6 +27,9 @@ test-slow: .venv/ready  ## the tests that take minutes
 
 test-kills: .venv/ready  ## kill -9 fifty times at random, and see that nothing is lost (about 5 minutes)
 	@$(BIN)/python -m pytest -m slow tests/test_kills.py
+
+bench: .venv/ready  ## measure generation side by side with plain diffusers, into build/
+	@mkdir -p build && $(BIN)/papermill --cwd . nbs/bench/generation.ipynb build/generation.ipynb
 
 lint: .venv/ready  ## ruff over code, tests and notebooks
 	@$(BIN)/ruff check .
