@@ -65,7 +65,7 @@ def test_a_folder_is_a_testbed_without_any_file(tmp_path):
     (("--on", "folder:pets", "--set", "base=4"), "class 'cat' has only 5 training images; allowed: at most 5, such as --set base=1"),
     (("--on", "folder:pets", "--set", "base=1", "--set", "recipe.model=nowhere:network"), "no module 'nowhere'"),
     (("--on", "parquet:pets"), "no parquet files"),
-    (("--on", "pets-sd15"), "it needs network once"),
+    (("--on", "torchvision:OxfordIIITPet"), "it needs network once"),
     (("--on", "torchvision:Flower102"), "did you mean 'Flowers102'"),
     (("--on", "hub:no/such"), "cannot be had"),
 ])
