@@ -64,15 +64,15 @@ def parse_sets(
         except yaml.YAMLError: raise BadInput(f"--set {pair!r}: the value is not YAML") from None
     return found
 
-def _open(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None) -> Study:
+def _open(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None, planning: bool = False) -> Study:
     "Open what the arguments name."
-    return Study(name, on, parse_seeds(seeds), scale, parse_sets(sets))
+    return Study(name, on, parse_seeds(seeds), scale, parse_sets(sets), planning=planning)
 
 # %% ../nbs/17_cli.ipynb #eee6e1d7
 @app.command("plan")
 def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None, workers: Workers = 2) -> None:
-    "Show what a run would do; nothing is executed."
-    study = _open(name, on, seeds, scale, sets)
+    "Show what a run would do, how long it may take, and what it needs; nothing is executed."
+    study = _open(name, on, seeds, scale, sets, planning=True)
     print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x {len(study.experiment.seeds)} seeds")
     print(study.plan(workers))
 
@@ -168,7 +168,7 @@ def show_command(
         print(f"studies:  {', '.join(study_names())}\ntestbeds: {', '.join(testbed_names())}, or images of your own: synthnb testbed new folder:DIR")
         return
     for testbed in [on] if on else testbed_names():
-        experiment = _open(name, testbed, seeds, scale, sets).experiment
+        experiment = _open(name, testbed, seeds, scale, sets, planning=True).experiment
         chosen = ", ".join(map(str, experiment.seeds))
         print(f"{experiment.spec.name} on {experiment.testbed.name}, seeds {chosen}, scale {scale}\n{experiment.spec.question}\n")
         differs = experiment.differences()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cell import Cell
-from .core import ROOT, digest
+from .core import ROOT, BadInput, digest
 from .plan import Overview, Plan, overview, plan, status
 from .report import compare_published, publish, stale, write, write_index
 from .run import run
@@ -32,8 +32,9 @@ class Study:
         scale: str = "full",  # "full", or "debug": seconds, for trying things out
         set: dict[str, Any] | None = None,  # options, dotted key -> value
         store: Store | None = None,  # where artefacts are; `SYNTHNB_HOME` or data/store where None
+        planning: bool = False,  # to plan only: images that would have to be downloaded are assumed to be what the testbed expects
     ):
-        self.experiment: Experiment = open_experiment(name, on, seeds, scale, set, store)
+        self.experiment: Experiment = open_experiment(name, on, seeds, scale, set, store, planning)
 
     @property
     def cells(self) -> dict[str, Cell]:  # arm -> cell, each with .pool(), .show(), .results()
@@ -54,6 +55,7 @@ class Study:
         limit: float | None = None,  # seconds that a notebook or a shared artefact may take
     ) -> list[dict[str, Any]]:  # what failed; empty when all stands
         "Make what is missing and write the report."
+        if self.experiment.planning: raise BadInput("this study was opened to be planned only; open it without `planning` to run it")
         failed = run(self.experiment, workers, scheduler, limit)
         if len(self.results()): self.report()
         return failed

@@ -23,6 +23,7 @@ from typing import Any
 from .artefacts import Artefact
 from .cell import Cell
 from .core import ROOT, digest
+from .needs import Needs, needs
 from .plugins import folders
 from .store import Damaged, Store, busy
 from .study import Experiment
@@ -146,14 +147,25 @@ class Plan:
     todo: dict[str, int]  # kind -> missing
     there: dict[str, int]  # kind -> cached
     workers: int  # processes that the estimate counts on
-    seconds: float | None  # estimate; None where nothing like it was measured yet
+    seconds: float | None  # from measured costs; None where something like it was never measured
+    needs: Needs  # what it takes from outside, and of the disk
+    stated: float | None = None  # seconds on one worker, by the testbed's estimate for what was never measured; None where it has none
+    gpu: bool = False  # whether that is a GPU
+    measured: tuple[str, ...] = ()  # kinds of jobs whose costs were measured
 
-    def __repr__(self) -> str:  # a line a kind, and the time
+    def __repr__(self) -> str:  # a line a kind, the time, and what is needed
         "The plan in words."
         lines = [f"{kind:10} {self.todo.get(kind, 0):5} to make {self.there.get(kind, 0):5} there" for kind in dict.fromkeys([*self.there, *self.todo])]
         if not self.todo: return "\n".join([*lines, "nothing to do"])
-        if self.seconds is None: return "\n".join([*lines, "time: not measured yet for this testbed and scale"])
-        return "\n".join([*lines, f"time: about {duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"])
+        return "\n".join([*lines, f"time: {self._time()}", *self.needs.lines()])
+
+    def _time(self) -> str:
+        "How long it may take, in words."
+        if self.seconds is not None: return f"about {duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"
+        if self.stated is None: return "not measured yet for this testbed and scale"
+        unit, one = ("GPU-hours", "GPU") if self.gpu else ("CPU-hours", "worker")
+        return f"about {self.stated / 3600:.3g} {unit} on one {one} by the testbed's estimate for its own options, " + (
+            f"but for what was measured: {', '.join(self.measured)}" if self.measured else "which nobody measured")
 
 def _estimate(
     todo: list[Job],  # nothing of it has begun
@@ -163,15 +175,32 @@ def _estimate(
     "How long it takes to do all this, as far as it was measured."
     return time_left(todo, {job.key: seconds_of(job, measured) for job in todo}, workers)
 
+def _stated(
+    todo: list[Job],  # nothing of it has begun
+    measured: Mapping[str, float],  # kind -> seconds of one artefact
+    stated: Mapping[str, float],  # kind of job -> seconds of one, of a notebook for one seed, by the testbed's estimate
+) -> float | None:  # on one worker; None where neither says something
+    "How long it takes to do all this one after another: measured costs where there are any, else the testbed's estimate."
+    total = 0.0
+    for job in todo:
+        known = seconds_of(job, measured)
+        if known is None and job.kind not in stated: return None
+        total += stated[job.kind] * max(1, job.makes.count("rows")) if known is None else known
+    return total
+
 def plan(
     experiment: Experiment,  # what is wanted
     workers: int = 2,  # processes
-) -> Plan:  # kinds and numbers, and an estimate of the time
+) -> Plan:  # kinds and numbers, an estimate of the time, and what is needed
     "What a run would do now."
-    missing = jobs(experiment)
+    missing, measured = jobs(experiment), measured_costs(experiment)
     kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
-    seconds = _estimate(missing, measured_costs(experiment), workers)
-    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, seconds)
+    shapes = {cell.world.dataset.key: cell.world.shape for cell in experiment.cells.values()}
+    outside = needs([job.work for job in missing if job.kind != "notebook"], shapes, experiment.testbed.downloads)
+    stated = _stated(missing, measured, experiment.testbed.seconds if experiment.scale == "full" else {})
+    seconds, gpu = _estimate(missing, measured, workers), any(job.gpu for job in missing)
+    known = tuple(dict.fromkeys(job.kind for job in missing if seconds_of(job, measured) is not None))
+    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, seconds, outside, stated, gpu, known)
 
 # %% ../nbs/13a_plan.ipynb #fec7e82b
 TEMPLATE = ROOT / "nbs" / "templates" / "cell.ipynb"  # the notebook that a cell executes

@@ -111,6 +111,7 @@ class Experiment:
     overrides: dict[str, Any]  # what --set changed
     source: dict[str, str]  # how the user named study and testbed: {"study": ..., "testbed": ...}
     store: Store = field(default_factory=Store)  # where artefacts are
+    planning: bool = False  # whether images that would have to be downloaded may be assumed to be what the testbed expects
 
     @cached_property
     def cells(self) -> dict[str, Cell]:  # arm -> cell
@@ -118,7 +119,7 @@ class Experiment:
         settings = resolve(self.spec, self.testbed, self.scale, self.overrides)
         worlds: dict[str, World] = {}  # one data set is read once, however many arms use it
         for setting in settings.values():
-            if (name := canonical(setting.dataset)) not in worlds: worlds[name] = admit(setting.dataset, self.store)
+            if (name := canonical(setting.dataset)) not in worlds: worlds[name] = admit(setting.dataset, self.store, self.planning)
         about = {arm: (setting, worlds[canonical(setting.dataset)]) for arm, setting in settings.items()}
         cells = {arm: Cell(self.spec.name, self.testbed.name, arm, *what, self.seeds, self.store) for arm, what in about.items()}
         for cell in sorted(cells.values(), key=lambda cell: -cell.setting.mix.real): cell.artefacts(self.seeds[0])  # who asks for most is refused first
@@ -246,6 +247,7 @@ def open_experiment(
     scale: str = "full",  # "full" or "debug" (seconds, for trying things out)
     overrides: dict[str, Any] | None = None,  # dotted key -> value
     store: Store | None = None,  # where artefacts are; `core.home()` where None
+    planning: bool = False,  # do without images that would have to be downloaded, where the testbed says what it expects: to plan and to show, not to run
 ) -> Experiment:  # BadInput says in one line what cannot be
     "A study on a testbed, every option resolved and checked; nothing is computed, but images from outside are read when they are first named."
     plugins.search_in(Path.cwd(), last=True)  # what stands beside a study is meant before what happens to lie here
@@ -253,7 +255,7 @@ def open_experiment(
     default = testbed.debug.get("seeds", testbed.seeds) if scale == "debug" else testbed.seeds
     changed = placed(overrides or {}, Path.cwd())
     source = {"study": absolute(study), "testbed": absolute(on)}
-    chosen = Experiment(spec, testbed, _seeds(seeds, default), scale, changed, source, store or Store())
+    chosen = Experiment(spec, testbed, _seeds(seeds, default), scale, changed, source, store or Store(), planning)
     _ = chosen.cells  # to unroll them checks every option
     return chosen
 

@@ -19,8 +19,8 @@ import stage_code
 ROOT = Path(__file__).resolve().parent.parent
 # DESIGN: a module imports only from modules before it; the numbers of the notebooks keep the same order
 ORDER = ("core specs plugins store data worlds sources pretrained evaluate models train encode prompt generate render diffusion pipelines lora "
-         "elsewhere translate filter mix task judge glyph artefacts stages cell stats testbed study studies run report lab cli").split()
-LIGHT = ("core specs plugins store sources pretrained prompt elsewhere artefacts stages cell testbed stats study plan run lab "
+         "elsewhere translate filter mix task judge glyph artefacts stages cell stats testbed needs study studies run report lab cli").split()
+LIGHT = ("core specs plugins store sources pretrained prompt elsewhere artefacts stages cell testbed needs stats study plan run lab "
          "cli").split()  # no torch: `synthnb plan` answers at once
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
 
