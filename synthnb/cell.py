@@ -107,6 +107,20 @@ class Cell:
         if "scores" not in weights.inputs: raise BadInput(f"arm {self.arm!r} filters nothing")
         return scored_pool(weights, self.world.shape.names, self.store)
 
+    def captions(
+        self,
+        seed: int,  # one of the cell's
+    ) -> "pd.DataFrame":  # class, image (position in the data set), caption, raw; variant and how where perturbed; BadInput without captions
+        "What the generator is told of the seed's real base set."
+        import pandas as pd
+        found = self.artefacts(seed)
+        if "captions" not in found: raise BadInput(f"arm {self.arm!r} has no captions")
+        dataset = dataset_of(found["dataset"], self.store)
+        told = fetch(found["perturbed" if "perturbed" in found else "captions"], self.store)["captions"]
+        base = fetch(found["splits"], self.store)["order"][:self.setting.base * len(dataset.classes)]
+        names = pd.Series([dataset.classes[label] for label in dataset.y], name="class")
+        return told[told.image.isin(base)].join(names, on="image").set_index("class").reset_index()
+
     def training_images(
         self,
         seed: int,  # one of the cell's
@@ -167,6 +181,23 @@ class Cell:
         shown = resize(pool.x[:60], min(pool.x.shape[-1], 96))
         show(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(shown))
         display(pool.provenance.head(5))
+
+    def show_captions(
+        self,
+        seed: int,  # one of the cell's
+    ) -> None:
+        "Display what is said of real images, the first ten beside their images, and how often a perturbed caption had to be given up."
+        from IPython.display import display
+
+        from synthnb.data import show
+        if "captions" not in self.artefacts(seed):
+            print(f"arm {self.arm!r} has no captions")
+            return
+        told, dataset = self.captions(seed), dataset_of(self.artefacts(seed)["dataset"], self.store)
+        first = told.image.drop_duplicates()[:10]
+        show(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10, zoom=_zoom(dataset.x))
+        display(told[told.image.isin(first)])
+        if "how" in told: print(f"{(told.how == 'fallback').sum()} of {len(told)} perturbed captions were given up for the original one")
 
     def show_scores(
         self,

@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 from .core import BadInput, canonical
 from .data import resize
 from .models import device
-from .pretrained import called, components, identity, located
+from .pretrained import called, components, identity, located, trusting
 from .specs import Encoder
 
 transformers.utils.logging.disable_progress_bar()  # a log keeps every line of it
@@ -56,7 +56,7 @@ def from_files(
     if folder: components(folder, "config.json", option.partition("=")[0])
     place = {"pretrained_model_name_or_path": str(folder or model), "revision": revision or "main"}
     try:
-        loaded, about = net.from_pretrained(**place, use_safetensors=True, dtype=precision(), output_loading_info=True)
+        loaded, about = net.from_pretrained(**place, use_safetensors=None if trusting() else True, dtype=precision(), output_loading_info=True)
         if missing := sorted(about["missing_keys"]): raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
         return [loaded.eval().requires_grad_(False).to(device()), *(reader.from_pretrained(**place) for reader in readers)]
     except Exception as e:  # whatever the library, the network or the disk say

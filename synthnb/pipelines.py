@@ -28,7 +28,7 @@ from .core import BadInput, canonical
 from .data import resize
 from .generate import provenance
 from .models import device
-from .pretrained import called, components, identity, located
+from .pretrained import called, components, identity, located, trusting
 from .prompt import prompt_of
 from .specs import Img2Img, Text2Img
 
@@ -80,9 +80,10 @@ def _from_files(
     dtype: torch.dtype,  # of the networks
 ) -> DiffusionPipeline:  # BadInput for pickled weights; raises what the libraries raise
     "Read a pipeline's files, downloaded first where they are not there."
-    folder = located(model) or DiffusionPipeline.download(model, revision=revision, use_safetensors=True, safety_checker=None)
+    safe = None if trusting() else True
+    folder = located(model) or DiffusionPipeline.download(model, revision=revision, use_safetensors=safe, safety_checker=None)
     unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in _expected(folder) else {}
-    return AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=True, dtype=dtype, **unchecked)
+    return AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=safe, dtype=dtype, **unchecked)
 
 def _expected(
     folder: Any,  # of a pipeline

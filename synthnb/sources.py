@@ -61,20 +61,25 @@ def _stat(
     except OSError: return -1, -1
     return found.st_size, found.st_mtime_ns
 
+_hashed: dict[str, str] = {}  # what this process has read: plans ask for every arm and seed
+
 def content(
     root: Path,  # a folder or a file
     names: list[str],  # paths below it, sorted
-    memory: Path | None,  # folder that remembers hashes; none to read the files
+    memory: Path | None,  # folder that remembers hashes, where the store that it belongs to is there: a plan makes none; none to read the files
 ) -> str:  # hex
     "SHA-256 over the paths and contents of files."
     top = root if root.is_dir() else root.parent
     seen = [[name, *_stat(f"{top}/{name}")] for name in names]
-    note = memory and memory / f"{digest([str(top), seen])}.json"
+    key = digest([str(top), seen])
+    note = memory and memory / f"{key}.json"
+    if note and key in _hashed: return _hashed[key]
     if note and note.exists(): return json.loads(note.read_text())
     total = hashlib.sha256(json.dumps(list(zip(names, _side_by_side(_sha256, [top / n for n in names], "hashing files")))).encode()).hexdigest()
     settled = max((changed for *_, changed in seen), default=0) < time.time_ns() - 2_000_000_000  # else it may change again within one tick of the clock
-    if note and settled:
-        memory.mkdir(parents=True, exist_ok=True)
+    if note and settled: _hashed[key] = total
+    if note and settled and memory.parent.is_dir():
+        memory.mkdir(exist_ok=True)
         attempt = note.with_suffix(f".{os.getpid()}")
         attempt.write_text(json.dumps(total))
         os.replace(attempt, note)

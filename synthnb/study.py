@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import plugins
 from .artefacts import World
 from .cell import Artefact, Cell
-from .core import ROOT, BadInput, canonical, parse, suggest
+from .core import ROOT, BadInput, Spec, canonical, parse, suggest
 from .specs import LEAD, Setting, StudySpec, TestbedSpec, flat, override
 from .stats import Comparison, Worth, compare, sentence, worth, worth_words
 from .stages import admit
@@ -184,8 +184,21 @@ class Experiment:
         "Only the options in which arms differ. An option that an arm does not have, since its generator is of another kind, is no difference of its own."
         options = {arm: flat(cell.setting) for arm, cell in self.cells.items()}
         keys = dict.fromkeys(key for found in options.values() for key in found)
+        for arm, found in options.items(): found |= {key: told for key in keys if key not in found and (told := self._part(arm, key))}
         table = {key: {arm: found.get(key) for arm, found in options.items()} for key in keys}
         return {key: row for key, row in table.items() if len({repr(v) for arm, v in row.items() if key in options[arm]}) > 1}
+
+    def _part(
+        self,
+        arm: str,  # one of the study's
+        key: str,  # an option that is a whole part here and nothing in another arm, such as generator.lora
+    ) -> str:  # what of it is not the default; empty where there is no such part
+        "A part of a setting in a few words."
+        value: Any = self.cells[arm].setting
+        for step in key.split("."): value = getattr(value, step, None)
+        if not isinstance(value, Spec): return ""
+        told = {name: v for name, v in value.model_dump(mode="json", exclude_defaults=True).items() if not isinstance(v, dict)}
+        return ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told.items()) or "by default"
 
     def values(
         self,

@@ -65,7 +65,6 @@ def test_a_folder_is_a_testbed_without_any_file(tmp_path):
     (("--on", "folder:pets", "--set", "base=4"), "class 'cat' has only 5 training images; allowed: at most 5, such as --set base=1"),
     (("--on", "folder:pets", "--set", "base=1", "--set", "recipe.model=nowhere:network"), "no module 'nowhere'"),
     (("--on", "parquet:pets"), "no parquet files"),
-    (("--on", "torchvision:OxfordIIITPet"), "it needs network once"),
     (("--on", "torchvision:Flower102"), "did you mean 'Flowers102'"),
     (("--on", "hub:no/such"), "cannot be had"),
 ])
@@ -75,6 +74,12 @@ def test_mistakes_are_one_line_and_code_2(args, told, tmp_path):
     assert told in err and "Traceback" not in err, err
     assert len(err.strip().splitlines()) <= 2
     assert not [key for key in Store(tmp_path / "store").keys() if not key.startswith("dataset-")]
+
+
+def test_images_that_cannot_be_downloaded_are_told_in_one_line(tmp_path):
+    nobody = {"https_proxy": "http://127.0.0.1:9"}  # refused at once, and no name is looked up
+    _, err = finish(runs.synthnb("plan", "synthetic_ratio", "--on", "torchvision:OxfordIIITPet", home=tmp_path / "store", cwd=tmp_path, env=nobody), 2)
+    assert "torchvision:OxfordIIITPet: cannot be had" in err and "it needs network once" in err and len(err.strip().splitlines()) == 1, err
 
 
 def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path):

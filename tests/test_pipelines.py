@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 from runs import finish, synthnb
 from safetensors.numpy import load_file, save_file
@@ -33,7 +34,7 @@ def models(tmp_path_factory):
 
 
 def made(spec, start=0, seed=0, channels=3):
-    about = {"classes": CLASSES, "channels": channels, "size": 8, "seed": seed, "start": start, "known": identity(spec.model, spec.revision)}
+    about = {"classes": CLASSES, "channels": channels, "seed": seed, "start": start, "known": identity(spec.model, spec.revision)}
     return sample(spec, labels(start, 6, 3), shard_rng(seed, 0), **about, **(REAL if isinstance(spec, Img2Img) else {}))
 
 
@@ -119,6 +120,16 @@ def test_pickled_weights_are_refused_before_anything_runs(models, tmp_path):
     shutil.copytree(models["sd15"], tmp_path / "old")
     (tmp_path / "old/unet/diffusion_pytorch_model.safetensors").rename(tmp_path / "old/unet/diffusion_pytorch_model.bin")
     with pytest.raises(BadInput, match="pickled weights only: unet/diffusion_pytorch_model.bin; allowed: safetensors"): shard(tmp_path / "old")
+
+
+def test_pickled_weights_load_where_they_are_trusted(models, tmp_path, monkeypatch):
+    shutil.copytree(models["sd15"], tmp_path / "old")
+    weights = tmp_path / "old/unet/diffusion_pytorch_model.safetensors"
+    torch.save({name: torch.from_numpy(w) for name, w in load_file(weights).items()}, weights.with_suffix(".bin"))
+    weights.unlink()
+    monkeypatch.setenv("SYNTHNB_PICKLED", "allow")
+    trusted, safe = (made(Text2Img(model=str(model), steps=2)) for model in (tmp_path / "old", models["sd15"]))
+    assert np.array_equal(trusted[0], safe[0])
 
 
 def test_a_safety_checker_is_left_out(models, tmp_path):
