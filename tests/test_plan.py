@@ -33,7 +33,8 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
     assert f"disk: at least {bytes_ / 1e9:.1f} GB, for images" in told
     assert not (tmp_path / "store").exists(), "a plan writes nothing"
 
-def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path):
+def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused at once, and no name is looked up
     done = synthnb("run", *PETS, home=tmp_path / "store")
     assert done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 

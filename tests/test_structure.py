@@ -18,8 +18,8 @@ import stage_code
 
 ROOT = Path(__file__).resolve().parent.parent
 # DESIGN: a module imports only from modules before it; the numbers of the notebooks keep the same order
-ORDER = ("core specs plugins store data worlds sources pretrained evaluate models train encode prompt generate render diffusion pipelines lora "
-         "elsewhere translate filter mix task judge glyph artefacts stages cell stats testbed needs study studies run report lab cli").split()
+ORDER = ("core specs plugins store data worlds sources pretrained evaluate models train encode prompt generate render diffusion pipelines elsewhere "
+         "lora translate filter mix task judge glyph artefacts stages cell stats testbed needs study studies run report lab cli").split()
 LIGHT = ("core specs plugins store sources pretrained prompt elsewhere artefacts stages cell testbed needs stats study plan run lab "
          "cli").split()  # no torch: `synthnb plan` answers at once
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
@@ -133,7 +133,7 @@ def test_run_time_imports_are_declared():
     tops = {(name.split(".")[0], module(p)) for p in SOURCES for _, name in imported(p)}
     foreign = [(top, where) for top, where in sorted(tops) if top != "synthnb" and top not in sys.stdlib_module_names]
     nothing([f"{where} imports {top}: name it in pyproject.toml, its closure in requirements.txt" for top, where in foreign
-             if not declared & {owner.lower() for owner in owners.get(top, [])}])
+             if not declared & {owner.lower().replace("_", "-") for owner in owners.get(top, [])}])
 
 
 # ---- export and clean leave no diff
