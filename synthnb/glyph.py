@@ -177,7 +177,7 @@ def fit_clip(
     reads: CLIPTokenizer,  # from `tokenizer`
     steps: int,  # of 256 pairs
     folder: Path,  # where its checkpoint lies
-) -> CLIPModel:
+) -> CLIPModel:  # trained
     "Train CLIP."
     clip = fresh_clip(len(reads)).train()
     said, which = np.unique(captions, return_inverse=True)
