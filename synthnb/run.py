@@ -100,7 +100,7 @@ class Progress:
 
     def words(self) -> str:  # "running: ...; left: ...; about 2 min"
         "What runs and what is left."
-        left = ", ".join(f"{n} {kind}{'s' if n > 1 and kind != 'splits' else ''}" for kind, n in Counter(job.kind for job in self.left.values()).items())
+        left = ", ".join(f"{n} {kind}{'s' if n > 1 and not kind.endswith('s') else ''}" for kind, n in Counter(job.kind for job in self.left.values()).items())
         seconds = self.seconds() if self.left else None
         about = "" if seconds is None else f"; about {duration(max(1, seconds))}"
         labels = [self.left[key].label for key in self.running]
