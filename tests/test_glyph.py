@@ -15,7 +15,7 @@ LEAST = {  # what is asked of them
 
 @pytest.fixture(scope="module")
 def measured():
-    return glyph.quality(n=200).set_index(["measure", "of"]).value
+    return glyph.quality(n=100).set_index(["measure", "of"]).value
 
 
 def test_the_committed_weights_are_good_enough(measured):
