@@ -276,8 +276,16 @@ def _sources(
     "The scores of the base set, where they decide which images serve as sources."
     whole(made.sources, setting.base, "generator.sources")
     if not own(made.source_score): return {}
-    spec = {"score": made.source_score, "options": made.source_options, "base": setting.base} | _code(made.source_score, made.source_options) | _on(setting)
+    spec = _scored(setting, made.source_score, made.source_options)
     return {"sources": (Artefact("scores", spec, {"dataset": (dataset,), "splits": (splits,)}, splits.seed),)}
+
+def _scored(
+    setting: Setting,  # one arm's options
+    score: str,  # a function of the user's own
+    options: dict[str, Any],  # what it is called with
+) -> dict[str, Any]:
+    "What decides scores, beside the images."
+    return {"score": score, "options": options, "base": setting.base} | _code(score, options) | _on(setting)
 
 def _features(
     setting: Setting,  # one arm's options
@@ -297,6 +305,5 @@ def _scores(
 ) -> Artefact:
     "The scores of one shard: like the shard, they know of no larger pool, so that arms with other shares and rules use the same ones."
     if chosen.score == "random": return Artefact("scores", {"score": "random", "shard": shard.spec["shard"]}, {"shard": (shard,)}, shard.seed)
-    spec = {"score": chosen.score, "options": chosen.options, "base": setting.base, "shard": shard.spec["shard"]}
-    spec |= _code(chosen.score, chosen.options) | _on(setting)
+    spec = _scored(setting, chosen.score, chosen.options) | {"shard": shard.spec["shard"]}
     return Artefact("scores", spec, {"shard": (shard,), "dataset": (dataset,), "splits": (splits,)}, shard.seed)

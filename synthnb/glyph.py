@@ -32,6 +32,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from . import core, render
 from .core import ROOT
 from .data import resize
+from .diffusion import to_signal
 from .mix import batches
 from .models import outputs, restore
 from .prompt import bare_caption
@@ -83,7 +84,7 @@ def signal(
     x: np.ndarray,  # uint8 (N, 1, S, S)
 ) -> torch.Tensor:  # float32 (N, 3, S, S) in -1..1
     "Grey images as the autoencoder takes them."
-    return (torch.from_numpy(x).float() / 127.5 - 1).repeat(1, 3, 1, 1)
+    return to_signal(x).repeat(1, 3, 1, 1)
 
 def seeded(
     make: Callable[[], torch.nn.Module],  # draws its first weights from torch's global generator

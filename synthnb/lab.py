@@ -7,11 +7,13 @@ __all__ = ['Study']
 
 # %% ../nbs/16_lab.ipynb #542c8637
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cell import Cell
 from .core import ROOT, BadInput, digest
+from .kernels import forking
 from .plan import Overview, Plan, overview, plan, status
 from .report import compare_published, publish, stale, write, write_index
 from .run import run
@@ -56,8 +58,9 @@ class Study:
     ) -> list[dict[str, Any]]:  # what failed; empty when all stands
         "Make what is missing and write the report."
         if self.experiment.planning: raise BadInput("this study was opened to be planned only; open it without `planning` to run it")
-        failed = run(self.experiment, workers, scheduler, limit)
-        if len(self.results()): self.report()
+        with forking() if self.experiment.missing() and not scheduler else nullcontext():
+            failed = run(self.experiment, workers, scheduler, limit)
+            if len(self.results()): self.report()
         return failed
 
     def overview(self) -> Overview:  # share, time left, who is at work

@@ -28,7 +28,7 @@ from .core import BadInput, canonical
 from .data import resize
 from .generate import provenance
 from .models import device
-from .pretrained import called, components, identity, located, trusting
+from .pretrained import absent, called, components, located, trusting, unchanged
 from .prompt import prompt_of
 from .specs import Img2Img, Text2Img
 
@@ -47,7 +47,7 @@ def load(
     known: dict[str, Any],  # its identity, as it was planned; BadInput where the folder has changed since
 ) -> Loaded:  # BadInput in one line where it cannot be had
     "The pipeline of a spec, loaded now or before."
-    if identity(spec.model, spec.revision) != known: raise BadInput(f"generator.model {spec.model!r} has changed since this was planned; run it again")
+    unchanged(spec.model, spec.revision, known)
     return _load(spec.model, spec.revision, canonical(known), spec.precision, str(device()))
 
 @lru_cache(maxsize=1)
@@ -61,10 +61,7 @@ def _load(
     "Load a pipeline; the one before makes room."
     try: pipe = _from_files(model, revision, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     except BadInput: raise
-    except Exception as e:  # whatever the libraries, the network or the disk say
-        said = next((line for line in str(e).splitlines() if line.strip()), "")
-        raise BadInput(f"generator.model {model!r} cannot be had ({type(e).__name__}: {said[:150]}); allowed: a text-to-image model of the hub, with network "
-                       "or downloaded before, or a local folder: --set generator.model=DIR, where DIR holds what `save_pretrained` wrote") from None
+    except Exception as e: raise absent(e, model, "generator.model", "a text-to-image model") from None
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(where)
     if where == "cuda":

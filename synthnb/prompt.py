@@ -19,7 +19,7 @@ import pandas as pd
 
 from .core import BadInput, canonical, rng, seed
 from .plugins import call, code, load
-from .pretrained import identity
+from .pretrained import identity, unchanged
 from .specs import Captions, Encoder, Perturb, own
 
 # %% ../nbs/06_prompt.ipynb #26667311
@@ -110,10 +110,9 @@ def _held(
     known: dict[str, Any],  # its identity, as it was planned
 ) -> tuple[Any, Any]:  # as `_network` returns; BadInput where the folder has changed since
     "The model of a spec, loaded now or before."
-    from synthnb.encode import unchanged
     from synthnb.models import device
     option, model = CAPTIONS if isinstance(spec, Captions) else PERTURB, spec.by.removeprefix(MODEL)
-    unchanged(model, spec.revision, known, option)
+    unchanged(model, spec.revision, known, "config.json", option.partition("=")[0])
     return _network(option, model, spec.revision, canonical(known), str(device()))
 
 def _written(

@@ -27,7 +27,7 @@ from .data import Shape, shape_of
 from .filter import best, check_mask, check_scores, first_kept, random_scores
 from .provenance import circumstances
 from .sources import MEMORY, identity, read
-from .specs import Captions, Encoder, Folder, Images, Img2Img, Internal, Judge, Lora, Noise, Own, Perturb, Recipe, Render, Text2Img
+from .specs import Captions, Encoder, Folder, Images, Img2Img, Internal, Judge, Noise, Own, Perturb, Recipe, Render, Text2Img
 from .store import Damaged, Full, Store, locked, room
 from .worlds import load, views
 
@@ -140,10 +140,10 @@ def _base(
 def _real(
     artefact: Artefact,  # with dataset and splits among its inputs, and `base` in its spec
     store: Store,  # where to read
-) -> dict[str, Any]:  # real_x, real_y; real_index: which images of the data set these are; captions of each, where it has some
-    "The seed's real base set, as it is offered to generators and to functions of the user's own."
+) -> dict[str, np.ndarray]:  # real_x, real_y; real_index: which images of the data set these are
+    "The seed's real base set, as it is offered to generators and scores."
     dataset, base = _base(artefact, artefact.spec["base"], store)
-    return {"real_x": dataset.x[base], "real_y": dataset.y[base], "real_index": base, "captions": _said(artefact, base, store)}
+    return {"real_x": dataset.x[base], "real_y": dataset.y[base], "real_index": base}
 
 def dataset_of(
     artefact: Artefact,  # of kind dataset
@@ -273,10 +273,11 @@ def _adapt(
 ) -> dict:  # pytorch_lora_weights, log
     "Adapt a text-to-image pipeline."
     from synthnb.lora import fit_adapter
-    from synthnb.prompt import prompt_of
+    from synthnb.pipelines import prompts_of
     spec = generator.spec
-    prompts = [prompt_of(spec["prompt"], classes[label], said[i][0] if said else "") for i, label in enumerate(y)]
-    asked = Text2Img(model=generator.place, revision=spec["known"].get("revision"), size=spec["size"], precision=spec["precision"], lora=Lora(**spec["lora"]))
+    how = {name: spec[name] for name in ("prompt", "size", "precision", "lora")} | {"captions": Captions() if said else None}
+    asked = Text2Img(model=generator.place, revision=spec["known"].get("revision"), **how)
+    prompts = prompts_of(asked, y, classes, [texts[0] for texts in said] if said else None)
     return fit_adapter(asked, x, y, prompts, generator.seed, folder, known=spec["known"])
 
 def _said(
@@ -305,7 +306,7 @@ def make_shard(
     offered = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1], "seed": shard.seed, "start": start}
     offered |= {name: shard.spec[name] for name in ("known", "code") if name in shard.spec}
     if "generator" in inputs: offered |= _learnt(inputs["generator"][0], store)
-    if "splits" in inputs: offered |= _real(shard, store)
+    if "splits" in inputs: offered |= (real := _real(shard, store)) | {"captions": _said(shard, real["real_index"], store)}
     if "sources" in inputs: offered |= fetch(inputs["sources"][0], store)
     asked = spec(**options | ({spec.outside: shard.place} if spec.outside else {}))
     module, function = sample.split(":")
@@ -347,9 +348,9 @@ def make_scores(
     "Score the images of a shard, or, without one, of the real base set."
     scores, spec = todo[0], todo[0].spec
     draw = rng("score", spec["score"], scores.seed, step=spec.get("shard", 0))
-    real = _real(scores, store) if "splits" in scores.inputs else {}
-    x, y = fetch(scores.inputs["shard"][0], store, "x", "y").values() if "shard" in scores.inputs else (real["real_x"], real["real_y"])
-    if spec["score"] == "random": return [{"scores": random_scores(len(y), draw)}]
+    if spec["score"] == "random": return [{"scores": random_scores(len(fetch(scores.inputs["shard"][0], store, "y")["y"]), draw)}]
+    real = {name: part for name, part in _real(scores, store).items() if name != "real_index"}
+    x, y = (fetch(scores.inputs["shard"][0], store, "x", "y") if "shard" in scores.inputs else real).values()
     offered = real | {"classes": dataset_of(scores.inputs["dataset"][0], store).classes, "rng": draw}
     found = plugins.call(plugins.load(spec["score"], spec["code"]), x, y, offered=offered, options=spec["options"])
     return [{"scores": check_scores(found, len(y), spec["score"])}]

@@ -55,6 +55,12 @@ def test_what_arms_share_is_made_once(told):
     assert "sources" in list_of(told, "chosen") and "sources" not in list_of(told, "started") and "generator" not in caption
 
 
+def test_what_differs_names_whole_parts(told):
+    found = told.differences()
+    assert found["generator.lora"]["adapted"] == "steps 2, batch 4, flip False" and found["generator.lora"]["caption"] is None
+    assert found["generator.captions"]["caption"] == "by default" and found["generator.captions.perturb"]["perturbed"] == "variants 2"
+
+
 def test_each_image_is_told_of_its_own_source(told, pools):
     said = told.store.load(list_of(told, "caption")["captions"].key)["captions"].set_index("image").caption
     for prompt, source in zip(pools["caption"].provenance.prompt, pools["caption"].provenance.source):

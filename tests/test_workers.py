@@ -108,9 +108,10 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
-    until(lambda: any("ipykernel_launcher" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)), process)
+    def forkers(): return [child for child in psutil.Process(process.pid).children(recursive=True) if "synthnb.kernels" in " ".join(child.cmdline())]
+    until(lambda: len(forkers()) > 1, process)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3, "two workers and a kernel"
+    assert len(family) >= 4, "two workers, the process that forks kernels, and a kernel"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=10)
