@@ -22,7 +22,7 @@ from typing import Any
 
 from .core import BadInput, one_thread
 from .execute import one_line
-from .plan import Job, driver_file, duration, jobs, measured_costs, parameters, seconds_of, time_left
+from .plan import Job, driver_file, duration, jobs, measured_costs, parameters, ready, seconds_of, time_left
 from .plugins import folders, search_in
 from .store import Damaged, Full, Store, busy, locked, room
 from .study import Experiment, open_experiment
@@ -151,8 +151,7 @@ class Desk:
         there = places(self.client)
         self.progress.workers = sum(map(len, there.values()))
         free = {gpu: len(found) - sum(took is gpu for _, took in self.out.values()) for gpu, found in there.items()}
-        ready = [job for job in self.waiting if all(need in self.errors for need in job.needs)]
-        for job in ready:
+        for job in ready(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
             failed = next((self.labels[need] for need in job.needs if self.errors[need]), None)
             if failed and job.kind != "notebook": self._settle(job, f"needs {failed}, which failed")  # a notebook does the seeds that it can do
