@@ -46,6 +46,10 @@ class Cell:
     def _lists(self) -> dict[int, dict[str, Artefact]]:  # seed -> name -> artefact
         return {seed: artefacts(self.setting, seed, self.world) for seed in self.seeds}
 
+    @cached_property
+    def _read(self) -> "dict[int, pd.DataFrame]":  # seed -> rows; what an artefact holds never changes
+        return {}
+
     def artefacts(
         self,
         seed: int,  # one of the cell's
@@ -85,7 +89,9 @@ class Cell:
         import pandas as pd
         keys = {"study": self.study, "testbed": self.testbed, "arm": self.arm}
         done = [seed for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
-        parts = [fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"].assign(**keys, seed=seed) for seed in done]
+        for seed in done:
+            if seed not in self._read: self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"]
+        parts = [self._read[seed].assign(**keys, seed=seed) for seed in done]
         columns = ["study", "testbed", "arm", "seed", "step", "slice", "metric", "value", "n"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 

@@ -10,11 +10,14 @@ import glob
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from . import kernels
@@ -54,6 +57,17 @@ def _watched(
     except Exception as e:
         raise _why(e, client.process and client.process.poll(), limit if over.is_set() else None) from e
     finally: ended.set()
+
+@cache
+def _papermill() -> ModuleType:
+    "papermill, imported without the grammar of IRIs that jsonschema compiles for two seconds where it finds it: no notebook is checked against it."
+    grammar = "rfc3987_syntax"
+    known = grammar in sys.modules
+    if not known: sys.modules[grammar] = None  # absent, as it is in many installations
+    try: import papermill
+    finally:
+        if not known: del sys.modules[grammar]
+    return papermill
 
 def _engine() -> str:  # its name
     "Register papermill's engine, mended."
@@ -99,8 +113,7 @@ def execute_notebook(
     env: dict[str, str] | None = None,  # variables of the kernel's environment, beside those of this process
 ) -> None:  # raises what the notebook raised, KernelDied, TimeoutError, or Full
     "Run a notebook with parameters."
-    import papermill
-    known = papermill.inspect_notebook(str(template))
+    known = _papermill().inspect_notebook(str(template))
     for name in parameters:
         if name not in known: raise BadInput(f"{template.name} has no parameter {name!r}; {suggest(name, known)}")
     with room(output.parent):
@@ -122,8 +135,8 @@ def _execute(
     env: dict[str, str],
 ) -> None:
     "Run papermill; that a disk is full, here or where the kernel writes, is told alike."
-    import papermill
     from traitlets.config import Config
+    papermill = _papermill()
     quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
     with _one, room(attempt.parent), tempfile.TemporaryDirectory(prefix="kernel") as sockets:
         config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})  # only this user can connect, and no two kernels can draw the same port
