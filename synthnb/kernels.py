@@ -74,7 +74,7 @@ def serve(
     gc.collect()
     gc.freeze()  # a collection would write to memory that kernels share
     if asked := _fork_on_demand(socket.socket(fileno=listener)): _be_kernel(asked)
-    gc.unfreeze()  # Python's end collects everything
+    os._exit(0)  # Python's own end takes two seconds to collect what was imported
 
 def _fork_on_demand(
     listener: socket.socket,  # where askers connect
@@ -147,7 +147,6 @@ def _be_kernel(
     IPKernelApp.launch_instance(argv=[*asked["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"])
     atexit._run_exitfuncs()
     for stream in (sys.__stdout__, sys.__stderr__): stream.flush()
-    os._exit(0)  # Python's own end takes two seconds to collect what was imported
 
 # %% ../nbs/13b_kernels.ipynb #8b4eee55
 class Forked:

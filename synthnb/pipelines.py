@@ -9,6 +9,7 @@ __all__ = ['EMBEDDINGS', 'KEPT', 'ADAPTER', 'Loaded', 'load', 'scheduled', 'prom
 # %% ../nbs/07d_pipelines.ipynb #5817419d
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,6 +140,23 @@ def worded(
     if not each[0]: return {"prompt": prompts} | negative
     return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
+def _warn_of_cut(
+    pipe: DiffusionPipeline,  # whose (first) tokenizer counts
+    prompt: str,  # what is wanted
+) -> None:
+    "Say once a process that prompts are too long, instead of once a prompt as diffusers does."
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None or len(tokenizer(prompt).input_ids) <= tokenizer.model_max_length: return
+    warnings.warn(f"some prompts have more than the {tokenizer.model_max_length} tokens that this model reads: what is beyond is not heard", stacklevel=2)
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    "Keep diffusers from warning."
+    kept = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try: yield
+    finally: diffusers.utils.logging.set_verbosity(kept)
+
 def _encoded(
     pipe: DiffusionPipeline,  # on its device
     prompt: str,  # what is wanted
@@ -151,7 +169,9 @@ def _encoded(
     if negative and guided: wanted["negative_prompt"] = negative
     parameters = inspect.signature(pipe.encode_prompt).parameters
     more = {name: None for name, p in parameters.items() if p.default is p.empty and name not in wanted}  # prompts of further encoders: the same
-    try: made = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in parameters}, **more)
+    _warn_of_cut(pipe, prompt)
+    try:
+        with _hushed(): made = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in parameters}, **more)
     except TypeError: return {}
     if not isinstance(made, tuple) or len(made) != len(names): return {}
     return {name: tensor for name, tensor in zip(names, made) if tensor is not None}

@@ -97,7 +97,7 @@ def _label(
     return f"{artefact.kind}{number}" + ("" if artefact.seed is None else f" of seed {seed}")
 
 # %% ../nbs/13a_plan.ipynb #1dcdcc7e
-NOTEBOOK_SECONDS = 4.0  # start of a kernel and import of torch on a plain machine, beside the work that its costs count
+NOTEBOOK_SECONDS = 2.0  # a forked kernel and its pictures on a plain machine, beside the work that its costs count
 
 def duration(
     seconds: float,  # 0 and more

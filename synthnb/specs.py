@@ -153,6 +153,14 @@ def _braces(
     "The names in braces."
     return set(re.findall(r"{(.*?)}", text))
 
+def _refuse_idle(
+    spec: Spec,  # whose `by` says who writes
+    names: tuple[str, ...],  # options that whoever writes never reads
+) -> None:
+    "An option that changes nothing is an error."
+    for name in names:
+        if getattr(spec, name) != type(spec).model_fields[name].default: raise ValueError(f"{name} has no effect where by is {spec.by}")
+
 class Perturb(Spec):
     "Other captions made of a caption, so that more images of one source differ (GenDataAgent); the control is `synonyms`."
     by: Annotated[str, _named("grammar|synonyms|transformers:.+", "grammar", "synonyms", "transformers:NAME_OR_FOLDER")] = "grammar"  # who
@@ -168,6 +176,11 @@ class Perturb(Spec):
         if _braces(self.instruction) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
         return self
 
+    @model_validator(mode="after")
+    def _options_have_effect(self):
+        if self.by in ("grammar", "synonyms"): _refuse_idle(self, ("revision", "instruction", "tokens", "temperature", "batch"))
+        return self
+
 class Captions(Spec):
     "What is said of each real image, for prompts that name {caption}."
     by: Annotated[str, _named("clip|transformers:.+", "clip", "transformers:NAME_OR_FOLDER")] = "clip"  # who: `clip` chooses attributes
@@ -176,6 +189,12 @@ class Captions(Spec):
     tokens: int = Field(30, ge=1)  # most new tokens of an image-to-text model
     batch: int = Field(16, ge=1)  # images that it sees at once
     perturb: Perturb | None = None  # none: captions as they are
+
+    @model_validator(mode="after")
+    def _options_have_effect(self):
+        chosen = self.by == "clip" or self.perturb is not None and self.perturb.by == "grammar"  # attributes are
+        _refuse_idle(self, (("revision", "tokens", "batch") if self.by == "clip" else ()) + (() if chosen else ("attributes",)))
+        return self
 
 class Lora(Spec):
     "Low-rank adaptation of a text-to-image pipeline to the seed's real base set (Hu et al. 2022); defaults of Real-Fake."

@@ -7,6 +7,7 @@ __all__ = ['CODE', 'ATTEMPTS', 'Terms', 'versions', 'unfit', 'make_task', 'noteb
            'places', 'check_workers', 'crew']
 
 # %% ../nbs/13d_workers.ipynb #39a71ade
+import atexit
 import hashlib
 import logging
 import os
@@ -212,7 +213,9 @@ def _local(
     try:
         with _deaf_to_ctrl_c(): cluster = SpecCluster(workers=crew, scheduler=scheduler, silence_logs=50)
     except RuntimeError as e: raise Lost(f"the workers could not be started ({one_line(e)})") from None
-    with cluster, Client(cluster) as client: yield client
+    with cluster, Client(cluster) as client:
+        client.run(atexit.register, os._exit, 0)  # Python's own end takes two seconds to collect what a worker has imported
+        yield client
 
 # %% ../nbs/13d_workers.ipynb #40442371
 @contextmanager
