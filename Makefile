@@ -13,8 +13,7 @@ help:  ## list the targets
 	@$(PYTHON) .ci/venv.py
 
 demo: .venv/ready  ## run the first study on both embedded testbeds and print the answers
-	@$(BIN)/synthnb run synthetic_ratio --on digits-wild
-	@$(BIN)/synthnb run synthetic_ratio --on digits
+	@$(BIN)/synthnb run synthetic_ratio --on digits-wild --on digits
 
 lab: .venv/ready  ## open the tour in JupyterLab
 	@$(BIN)/jupyter lab nbs/tour.ipynb
@@ -25,7 +24,7 @@ test: lint  ## lint, then every test but the slow ones, with coverage
 test-slow: .venv/ready  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-test-kills: .venv/ready  ## kill -9 at random, fifty times in a study and thrice in pools of 5,000 images: nothing is lost (about 20 minutes)
+test-kills: .venv/ready  ## kill -9 at random, fifty times in a study and thrice in pools of 5,000 images: nothing is lost
 	@$(BIN)/python -m pytest -m slow tests/test_kills.py
 
 bench: .venv/ready  ## measure generation side by side with plain diffusers, into build/

@@ -88,12 +88,12 @@ class Cell:
         "The rows of the seeds that are finished."
         import pandas as pd
         keys = {"study": self.study, "testbed": self.testbed, "arm": self.arm}
+        columns = [*keys, "seed", "step", "slice", "metric", "value", "n"]
         done = [seed for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
         for seed in done:
-            if seed not in self._read: self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"]
-        parts = [self._read[seed].assign(**keys, seed=seed) for seed in done]
-        columns = ["study", "testbed", "arm", "seed", "step", "slice", "metric", "value", "n"]
-        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+            if seed not in self._read: self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"].assign(**keys, seed=seed)[columns]
+        parts = [self._read[seed] for seed in done]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
     def pool(
         self,

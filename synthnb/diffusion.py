@@ -201,11 +201,12 @@ def loss_at(
     net: UNet2DModel,  # from `unet`
     images: torch.Tensor,  # the training set, (N, C, S, S) in -1..1
     y: torch.Tensor,  # labels (N,)
-    spec: Internal,  # process, batch size and share of dropped labels
+    process: DdpmProcess | EdmProcess,  # the spec's
+    spec: Internal,  # batch size and share of dropped labels
     rng: np.random.Generator,  # the step's stream
 ) -> torch.Tensor:  # scalar, the process's loss
     "The loss of one random batch at random noise levels."
-    process, n = process_of(spec), spec.batch
+    n = spec.batch
     index, levels = rng.integers(0, len(images), n), process.draw(rng, n)
     dropped, noise = rng.random(n) < spec.drop_label, rng.standard_normal((n, *images.shape[1:]), dtype=np.float32)
     index, levels, dropped, noise = (torch.from_numpy(a).to(images.device) for a in (index, levels, dropped, noise))
@@ -226,10 +227,10 @@ def fit_generator(
     optimiser, average = adamw(net, spec.lr, weight_decay=0.01), EMAModel(net.parameters(), decay=spec.ema)
     names = [name for name, _ in net.named_parameters()]
     averaged = dict(zip(names, average.shadow_params))
-    images, labels = to_signal(x), torch.from_numpy(y).to(device())
+    images, labels, process = to_signal(x), torch.from_numpy(y).to(device()), process_of(spec)
 
     def step(t: int) -> torch.Tensor:
-        loss = loss_at(net, images, labels, spec, core.rng("internal", seed, "step", step=t))
+        loss = loss_at(net, images, labels, process, spec, core.rng("internal", seed, "step", step=t))
         descend(optimiser, loss, cosine(t, spec.steps, spec.lr))
         average.optimization_step = t  # the warm-up depends on t alone, also after a resume
         average.step(net.parameters())

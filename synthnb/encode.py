@@ -49,7 +49,7 @@ def from_files(
         loaded, about = net.from_pretrained(**place, use_safetensors=None if trusting() else True, dtype=precision(), output_loading_info=True)
         if missing := sorted(about["missing_keys"]): raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
         return [loaded.eval().requires_grad_(False).to(device()), *(reader.from_pretrained(**place) for reader in readers)]
-    except Exception as e: raise absent(e, model, option.partition("=")[0], what, option) from None
+    except Exception as e: raise absent(e, model, what, option) from None
 
 def name_of(
     known: dict[str, Any],  # identity of a model that was loaded
@@ -77,7 +77,7 @@ def load(
     known: dict[str, Any],  # its identity, as it was planned; BadInput where the folder has changed since
 ) -> Loaded:  # BadInput in one line where it cannot be had
     "The CLIP model of a spec, loaded now or before."
-    unchanged(spec.model, spec.revision, known, "config.json", "encoder.model")
+    unchanged(spec.model, spec.revision, known, "config.json", OPTION.partition("=")[0])
     return _load(spec.model, spec.revision, canonical(known), str(device()))
 
 @lru_cache(maxsize=1)

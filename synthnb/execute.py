@@ -90,6 +90,7 @@ def _engine() -> str:  # its name
             log = logging.getLogger("synthnb.papermill")
             log.disabled = True  # what it would say stands in the notebook, and in the error
             client = Client(nb_man, kernel_name=kernel_name, config=config, extra_arguments=extra_arguments, log=log)
+            save, nb_man.save = nb_man.save, lambda **_: None  # nobody reads it before the end, and twice a cell is a tenth of a small notebook's time
             try:
                 with _watched(client, limit): client.execute(env={**os.environ, **env})
             except BaseException as e:
@@ -97,7 +98,9 @@ def _engine() -> str:  # its name
                 if started:
                     nb_man.cell_exception(started[-1])
                     started[-1].outputs.append(new_output("error", ename=type(e).__name__, evalue=str(e), traceback=[f"{type(e).__name__}: {e}"]))
+                save()
                 raise
+            finally: nb_man.save = save
 
     papermill_engines.register("synthnb", Mended)
     return "synthnb"

@@ -62,7 +62,7 @@ def _load(
     "Load a pipeline; the one before makes room."
     try: pipe = _from_files(model, revision, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     except BadInput: raise
-    except Exception as e: raise absent(e, model, "generator.model", "a text-to-image model") from None
+    except Exception as e: raise absent(e, model, "a text-to-image model", "generator.model=DIR") from None
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(where)
     if where == "cuda":

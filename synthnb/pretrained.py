@@ -97,14 +97,13 @@ def unchanged(
 def absent(
     error: Exception,  # whatever the libraries, the network or the disk say
     name: str,  # folder or hub name
-    what: str,  # the option that says it
     kind: str,  # what it has to be, for people
-    option: str | None = None,  # how a folder is set; WHAT=DIR where None
+    option: str,  # what says it, as a folder would be set: `encoder.model=DIR`
 ) -> BadInput:  # to be raised
     "A model that cannot be had, in one line."
     said = next((line for line in str(error).splitlines() if line.strip()), "")
-    return BadInput(f"{what} {name!r} cannot be had ({type(error).__name__}: {said[:150]}); allowed: {kind} of the hub, with network or downloaded before, "
-                    f"or a local folder: --set {option or what + '=DIR'}, where DIR holds what `save_pretrained` wrote")
+    return BadInput(f"{option.partition('=')[0]} {name!r} cannot be had ({type(error).__name__}: {said[:150]}); allowed: {kind} of the hub, "
+                    f"with network or downloaded before, or a local folder: --set {option}, where DIR holds what `save_pretrained` wrote")
 
 def called(
     known: dict[str, Any],  # from `identity`

@@ -117,14 +117,14 @@ def _page(
     state: str,  # of everything that the page depends on
 ) -> str:  # HTML
     "Run the report's notebook and turn it into a page."
-    import nbformat
-    from nbconvert import HTMLExporter
     spec, testbed = experiment.spec, experiment.testbed
     parameters = {**experiment.source, "seeds": list(experiment.seeds), "scale": experiment.scale, "overrides": experiment.overrides}
     parameters |= {"published": published, "folder": str(folder)}
     with tempfile.TemporaryDirectory() as place:
         where = {"SYNTHNB_HOME": str(experiment.store.root.absolute())} if experiment.store else {}
         execute_notebook(TEMPLATE, Path(place) / "report.ipynb", parameters, env=where)
+        import nbformat  # not before papermill, which is imported without a grammar that takes two seconds
+        from nbconvert import HTMLExporter
         notebook = nbformat.read(Path(place) / "report.ipynb", as_version=4)
     notebook.metadata["title"] = f"{spec.title or spec.name} – {testbed.name}"
     answer = experiment.answer() if state_of(experiment)[0] else "No result yet."

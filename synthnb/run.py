@@ -15,12 +15,12 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from .core import BadInput, one_thread
+from .core import BadInput
 from .execute import one_line
 from .plan import Job, driver_file, duration, jobs, measured_costs, parameters, ready, seconds_of, time_left
 from .plugins import folders, search_in
@@ -59,7 +59,6 @@ class Progress:
     ) -> None:
         "A job has begun."
         self.running[job.key] = time.monotonic()
-        self.note()
 
     def back(
         self,
@@ -76,12 +75,11 @@ class Progress:
         "A job has ended."
         began = self.running.pop(job.key, None)
         self.left.pop(job.key, None)
-        if any(seconds_of(other, self.measured) is None for other in [job, *self.left.values()]): self.measured = measured_costs(self.experiment)
+        if seconds_of(job, self.measured) is None: self.measured = measured_costs(self.experiment)
         expected = seconds_of(job, self.measured)
         if expected and began and not error: self.ratios.setdefault(job.kind, []).append((time.monotonic() - began) / expected)
         self.bar.update()
         if error: self.bar.write(f"failed: {job.label}: {error}", file=sys.stderr)
-        self.note()
 
     def seconds(self) -> float | None:  # None where not everything was measured, or nobody works
         "The time left: what jobs cost when they were measured, times how much longer those of their kind take in this run."
@@ -113,9 +111,9 @@ class Progress:
     ) -> None:
         "Redraw or, where there is no terminal, print now and then."
         news, self.waiting = waiting and waiting != self.waiting, waiting
-        self.bar.set_description_str(self.words())
-        if news or time.monotonic() - self.noted > 5: self.note()
-        if self.bar.disable and (news or time.monotonic() - self.printed > 15):
+        if news or time.monotonic() - self.noted > 1: self.note()
+        if not self.bar.disable: self.bar.set_description_str(self.words())
+        elif news or time.monotonic() - self.printed > 15:
             self.printed = time.monotonic()
             print(self.words(), file=sys.stderr, flush=True)
 
@@ -257,33 +255,39 @@ def _files(
     return tuple(dict.fromkeys(path for path in [*experiment.source.values(), *places] if os.path.isabs(path)))
 
 def run(
-    experiment: Experiment,  # what is wanted
+    experiments: Sequence[Experiment],  # what is wanted, done in this order
     workers: int = 2,  # processes of this machine, of one thread each
     scheduler: str | None = None,  # a Dask scheduler whose workers are used instead: tcp://, tls://, or a scheduler file
     limit: float | None = None,  # seconds that a notebook or a shared artefact may take
-) -> list[dict[str, Any]]:  # what failed: label, error; empty when all stands. BadInput where the workers cannot do it, Lost where the scheduler is gone
+    ended: Callable[[int, list[dict[str, Any]]], None] | None = None,  # told an experiment's position when it has ended, and what failed
+) -> list[list[dict[str, Any]]]:  # of each experiment what failed: label, error. BadInput where the workers cannot do it, Lost where the scheduler is gone
     "Make what is missing. Nothing that is finished is made again; what failed last time is tried again. Full ends all work, and the next run goes on."
-    with room(experiment.store.root):
-        todo = jobs(experiment, verify(experiment))
-        if todo: return _do(experiment, todo, workers, scheduler, limit)
-        experiment.store.remember(experiment.described() | {"modules": folders()})
-        return []
+    with room(*{experiment.store.root for experiment in experiments}):
+        todo = [jobs(experiment, verify(experiment)) for experiment in experiments]
+    missing = [job for waiting in todo for job in waiting]
+    failed = []
+    with crew(workers, scheduler, any(job.gpu for job in missing)) if missing else nullcontext() as client:
+        for i, (experiment, waiting) in enumerate(zip(experiments, todo)):
+            with room(experiment.store.root): failed.append(_do(experiment, waiting, client, versions() if scheduler else {}, limit))
+            if ended: ended(i, failed[i])
+    return failed
 
 def _do(
-    experiment: Experiment,  # as for `run`
-    todo: list[Job],  # what is missing
-    workers: int,
-    scheduler: str | None,
-    limit: float | None,
-) -> list[dict[str, Any]]:
-    "Find workers, and hand out what there is to do."
-    store, token = experiment.store, uuid.uuid4().hex[:12]
-    one_thread()
-    with crew(workers, scheduler, any(job.gpu for job in todo)) as client, _announced(experiment, token) as alive:
-        same = versions() if scheduler else {}  # workers of this machine have the driver's
+    experiment: Experiment,  # what is wanted
+    todo: list[Job],  # what of it is missing
+    client: Any,  # Dask's; None where nothing is missing
+    same: dict[str, str],  # what has to agree with the workers; those of this machine have the driver's
+    limit: float | None,  # as for `run`
+) -> list[dict[str, Any]]:  # what failed
+    "Hand out what there is to do."
+    store, token, told = experiment.store, uuid.uuid4().hex[:12], experiment.described() | {"modules": folders()}
+    if not todo:
+        store.remember(told)
+        return []
+    with _announced(experiment, token) as alive:
         terms = Terms(str(store.root.absolute()), token, str(alive.absolute()), same, tuple(folders()), _files(experiment), limit)
         check_workers(client, terms)
-        store.remember(experiment.described() | {"modules": folders()})
+        store.remember(told)
         with closing(Progress(todo, experiment, sum(map(len, places(client).values())), alive)) as progress:
             return Desk(client, todo, experiment, terms, progress).work()
 

@@ -154,7 +154,7 @@ def adamw(
     weight_decay: float,  # decoupled weight decay
 ) -> torch.optim.AdamW:  # with its state in place
     "AdamW that can be checkpointed from the first step (Loshchilov and Hutter 2019)."
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, foreach=True)
     for p in model.parameters(): optimiser.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     return optimiser
 

@@ -31,7 +31,8 @@ GENERATORS = {  # in YAML; the model makes an image in one step, that 5,000 of t
     "text2img": f"{{kind: text2img, model: '{ROOT / 'data' / 'glyph'}', steps: 1, guidance: 1, negative: ''}}"}
 SHARDS = 79  # of 64 images: the last of the 5,000 lie in the 79th
 
-NAMES = {"kernel": "ipykernel_launcher", "worker": "spawn_main", "server": "synthnb.kernels"}  # what a process is -> a word of its command line
+NAMES = {"kernel": "ipykernel_launcher", "worker": "spawn_main"}  # what a process that was not forked is -> a word of its command line
+FORKED = ("server", "worker", "kernel")  # what a copy of the fork server is, by how far it is from the driver; a server of kernels counts as a worker
 
 class Monkey:
     "Runs a study until it is finished, and kills what belongs to it now and then."
@@ -66,10 +67,10 @@ class Monkey:
             try: family = psutil.Process(root.pid).children(recursive=True)
             except psutil.NoSuchProcess: continue
             for process in family:
-                try: command, parent = " ".join(process.cmdline()), process.ppid()
+                try: command, line = " ".join(process.cmdline()), [parent.pid for parent in process.parents()]
                 except psutil.Error: continue
                 what = next((what for what, word in NAMES.items() if word in command), None)
-                if what == "server" and parent != self.driver.pid: what = "kernel"  # forked
+                if "multiprocessing.forkserver" in command and root.pid in line: what = FORKED[line.index(root.pid)]
                 if what: found.setdefault(what, []).append(process)
         if self.hand: found["nanny"] = [psutil.Process(p.pid) for p in self.hand.processes if p.poll() is None and "dask_worker" in " ".join(p.args)]
         self.seen |= {process for group in found.values() for process in group}

@@ -108,7 +108,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
-    def forkers(): return [child for child in psutil.Process(process.pid).children(recursive=True) if "synthnb.kernels" in " ".join(child.cmdline())]
+    def forkers(): return [child for child in psutil.Process(process.pid).children(recursive=True) if "multiprocessing.forkserver" in " ".join(child.cmdline())]
     until(lambda: len(forkers()) > 1, process)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4, "two workers, the process that forks kernels, and a kernel"
