@@ -109,9 +109,9 @@ class Study:
 # %% ../nbs/16_lab.ipynb #361f51f2
 def run_all(
     studies: Sequence[Study],  # in the order in which they are run
-    workers: int = 2,  # as for `Study.run`, and so on
-    scheduler: str | None = None,
-    limit: float | None = None,
+    workers: int = 2,  # processes of this machine, of one thread each
+    scheduler: str | None = None,  # as for `Study.run`
+    limit: float | None = None,  # seconds that a notebook or a shared artefact may take
     ended: Callable[[Study, list[dict[str, Any]]], None] | None = None,  # told each study that has ended, its report written, and what of it failed
 ) -> list[list[dict[str, Any]]]:  # of each study what failed; empty where all stands
     "Make what is missing in several studies, one after the other, and write their reports."

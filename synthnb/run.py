@@ -44,7 +44,7 @@ class Progress:
         self.experiment, self.file, self.workers, self.waiting = experiment, file, workers, None
         self.measured: dict[str, float] = measured_costs(experiment)
         self.ratios: dict[str, list[float]] = {}  # kind -> how much longer than measured its jobs took
-        self.printed = self.noted = time.monotonic()
+        self.printed, self.noted = 0.0, time.monotonic()
         look = "{n_fmt}/{total_fmt} |{bar:20}| {elapsed} {desc}"
         self.bar = tqdm(total=len(todo), disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=look)
         self.note()

@@ -225,7 +225,7 @@ def _remote(
         raise BadInput(f"--scheduler {scheduler}: allowed: tcp://HOST:PORT, tls://HOST:PORT, or a file that `dask scheduler --scheduler-file` wrote")
     for name in ("distributed.batched", "distributed.client", "distributed.comm", "distributed.core"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost connection is told in one line, by us
-    try: client = Client(**where, timeout=15, set_as_default=False)
+    try: client = Client(**where, timeout=10, set_as_default=False)
     except Exception as e: raise BadInput(f"--scheduler {scheduler}: no scheduler answers ({one_line(e)})") from None
     with client: yield client
 

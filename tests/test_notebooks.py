@@ -8,9 +8,13 @@ from pathlib import Path
 from unittest import mock
 
 import matplotlib.pyplot as plt
+import nbformat
+import papermill
 import pytest
 from IPython.display import display
-from papermill import execute_notebook
+
+from synthnb.execute import execute_notebook
+from synthnb.kernels import forking
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
@@ -54,12 +58,14 @@ def test_every_library_notebook_checks_its_module():
 
 
 @pytest.mark.parametrize("notebook", HOWTO, ids=lambda p: p.stem)
-def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path):
-    done = execute_notebook(notebook, tmp_path / notebook.name, cwd=tmp_path, kernel_name="python3", progress_bar=False)
+def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with forking(): execute_notebook(notebook, tmp_path / notebook.name, {})
+    done = nbformat.read(tmp_path / notebook.name, 4)
     shown = [o.data for cell in done.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
     assert shown and all("image/png" in data or "text/html" in data for data in shown), "a figure without its picture, or a leftover of a progress bar"
 
 
 @pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(tmp_path):
-    execute_notebook(ROOT / "nbs/tour.ipynb", tmp_path / "tour.ipynb", cwd=tmp_path, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(ROOT / "nbs/tour.ipynb", tmp_path / "tour.ipynb", cwd=tmp_path, kernel_name="python3", progress_bar=False)

@@ -54,9 +54,6 @@ def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, t
         for job in jobs: end(job)
 
 def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
-    gone = "tcp://127.0.0.1:1"
-    _, err = finish(start(study, tmp_path / "store", "--scheduler", gone), 2)
-    assert err.startswith(f"synthnb: --scheduler {gone}: no scheduler answers") and len(err.splitlines()) == 1
     hand.scheduler()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "stranger.py").write_text(STRANGER)
@@ -85,7 +82,7 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
     (tmp_path / "stranger.py").write_text(STRANGER)
     hand.worker("--preload", str(tmp_path / "stranger.py"))
     assert "it is sent home" in said(process, "has synthnb's code other")
-    hand.worker()
+    for _ in range(2): hand.worker()
     finish(process)
     assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
 
@@ -102,16 +99,16 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
     port = hand.address.rpartition(":")[2]
     until(lambda: all(worker.poll() is not None for worker in hand.processes[1:3]), timeout=60)  # workers end with their scheduler
     hand.scheduler(port)
-    hand.worker()
+    for _ in range(2): hand.worker()
     finish(start(study, store, "--scheduler", hand.address))
     assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
     def forkers(): return [child for child in psutil.Process(process.pid).children(recursive=True) if "multiprocessing.forkserver" in " ".join(child.cmdline())]
-    until(lambda: len(forkers()) > 1, process)
+    until(lambda: len(forkers()) > 4, process)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4, "two workers, the process that forks kernels, and a kernel"
+    assert len(family) > 4, "the fork server, two workers, the server of kernels, and a kernel"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=10)
