@@ -229,12 +229,17 @@ def _remote(
     except Exception as e: raise BadInput(f"--scheduler {scheduler}: no scheduler answers ({one_line(e)})") from None
     with client: yield client
 
+@contextmanager
+def _connected() -> Iterator[None]:  # raises Lost where the scheduler is gone
+    "Ask the scheduler something."
+    try: yield
+    except Exception as e: raise Lost(f"the connection to the scheduler is lost ({one_line(e)})") from None
+
 def places(
     client: Any,  # Dask's
 ) -> dict[bool, list[dict[str, float]]]:  # whether they have a GPU -> what each worker offers, such as {"GPU": 1}
     "The workers that there are now. Raises Lost where the scheduler is gone."
-    try: said = client.sync(client.scheduler.identity, n_workers=-1)  # client.scheduler_info() may return what a timer asked for, which names no worker
-    except Exception as e: raise Lost(f"the connection to the scheduler is lost ({one_line(e)})") from None
+    with _connected(): said = client.sync(client.scheduler.identity, n_workers=-1)  # client.scheduler_info() may be what a timer asked for, without workers
     found = [worker["resources"] for worker in said["workers"].values()]
     return {gpu: [offers for offers in found if ("GPU" in offers) is gpu] for gpu in (False, True)}
 
@@ -243,7 +248,8 @@ def check_workers(
     terms: Terms,  # of this run
 ) -> None:  # BadInput names the first worker that cannot work for this driver, and why
     "Ask every worker that there is whether it can do this driver's work."
-    for address, said in client.run(unfit, terms, on_error="return").items():
+    with _connected(): answers = client.run(unfit, terms, on_error="return")
+    for address, said in answers.items():
         if isinstance(said, Full): raise said
         if isinstance(said, OSError): continue  # it died meanwhile; whoever comes later is asked with its first task
         if said is not None: raise BadInput(f"worker {address} {said if isinstance(said, str) else 'cannot start: ' + one_line(said)}")

@@ -102,7 +102,7 @@ class Monkey:
         self.start()
         while True:
             if sum(self.kills.values()) < kills:
-                try: code = self.driver.wait(timeout=self.draw.uniform(0.5, 6))
+                try: code = self.driver.wait(timeout=self.draw.uniform(0.5, 6 if self.hand else 16))  # without a cluster nobody works for the first ten seconds
                 except subprocess.TimeoutExpired:
                     self.kill_one()
                     continue
