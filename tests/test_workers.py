@@ -105,10 +105,10 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
-    def forkers(): return [child for child in psutil.Process(process.pid).children(recursive=True) if "multiprocessing.forkserver" in " ".join(child.cmdline())]
-    until(lambda: len(forkers()) > 4, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) > 4, "the fork server, two workers, the server of kernels, and a kernel"
+    def started(): return psutil.Process(process.pid).children(recursive=True)
+    # fork server, resource tracker, two workers, server of kernels, a kernel
+    until(lambda: (tmp_path / "store" / "runs").exists() and len(started()) > 5, process)
+    family = started()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=10)
