@@ -70,6 +70,7 @@ def main():
         subprocess.run([sys.executable, "-m", "venv", venv], check=True, stdout=subprocess.DEVNULL)
         total = pins.count("==") + 1
         pip(venv, total, "--no-compile", "-r", "requirements.txt")
+        print("compiling them on all cores", flush=True)
         compiled = [venv / "bin" / "python", "-m", "compileall", "-q", "-j", "0", *venv.glob("lib/python*/site-packages")]
         subprocess.run(compiled, stdout=subprocess.DEVNULL)  # on all cores, which pip does on one; files that are no Python of this version stay as they are
         pip(venv, total, "--no-deps", "--no-build-isolation", "-e", ".")

@@ -90,7 +90,7 @@ def _engine() -> str:  # its name
             log = logging.getLogger("synthnb.papermill")
             log.disabled = True  # what it would say stands in the notebook, and in the error
             client = Client(nb_man, kernel_name=kernel_name, config=config, extra_arguments=extra_arguments, log=log)
-            save, nb_man.save = nb_man.save, lambda **_: None  # nobody reads it before the end, and twice a cell is a tenth of a small notebook's time
+            save, nb_man.save = nb_man.save, lambda **_: None  # twice a cell; nobody reads it before the end
             try:
                 with _watched(client, limit): client.execute(env={**os.environ, **env})
             except BaseException as e:

@@ -261,6 +261,7 @@ def crew(
     gpu: bool,  # whether there are jobs that need one
 ) -> Iterator[Any]:  # a Dask client; BadInput where there is no GPU for those that need one, or nobody answers
     "Those who do the work."
+    one_thread()  # this process too, and the kernel of its report
     devices = gpus() if gpu and not scheduler else []
     if gpu and not scheduler and not devices:
         raise BadInput("device = cuda: this machine has no GPU; allowed: --set device=cpu, or --scheduler ADDRESS of a cluster that has workers with one")

@@ -54,6 +54,9 @@ def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, t
         for job in jobs: end(job)
 
 def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
+    gone = "tcp://127.0.0.1:1"
+    _, err = finish(start(study, tmp_path / "store", "--scheduler", gone), 2)
+    assert err.startswith(f"synthnb: --scheduler {gone}: no scheduler answers") and len(err.splitlines()) == 1
     hand.scheduler()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "stranger.py").write_text(STRANGER)
