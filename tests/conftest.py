@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from synthnb.core import ROOT, one_thread
+from synthnb.base.environment import ROOT, one_thread
 
 OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
@@ -27,7 +27,7 @@ def store(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="session")
 def no_reports_left():
     "The local reports that tests made go with them; those that were there before stay."
-    from synthnb.report import write_index
+    from synthnb.report.pages import write_index
     local = ROOT / "reports" / "local"
     before = {*local.glob("*"), *local.glob("*/*")}
     yield

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from synthnb.report import results_csv
-from synthnb.store import Store
-from synthnb.study import open_experiment
+from synthnb.base.store import Store
+from synthnb.lab.study import open_experiment
+from synthnb.report.files import results_csv
 
 STUDY = """
 name: small
@@ -30,7 +30,7 @@ ON = ("--on", "digits", "--scale", "debug")
 def synthnb(*words, home, cwd=None, env=None):
     "Start the command in a session of its own."
     env = {**os.environ, "SYNTHNB_HOME": str(home), **(env or {})}
-    command = [sys.executable, "-c", "from synthnb.start import main; main()", *words]
+    command = [sys.executable, "-c", "from synthnb.interface.start import main; main()", *words]
     return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 def start(study, home, *args):

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from synthnb.artefacts import embedded
-from synthnb.core import rng
-from synthnb.specs import Render, Setting, TestbedSpec, flat, override
-from synthnb.stats import compare, sentence, worth, worth_words
+from synthnb.base.generator_options import Render
+from synthnb.base.options import Setting, TestbedSpec, flat, override
+from synthnb.base.random_streams import rng
+from synthnb.data.worlds import load
+from synthnb.lab.artefacts import embedded
+from synthnb.lab.statistics import compare, sentence, worth, worth_words
 from synthnb.studies.synthetic_ratio import study
-from synthnb.worlds import load
 
 TOP1 = {"real only": 0.555, "real, no augmentation": 0.38, "real x2": 0.68, "real x4": 0.79, "real + 1x synthetic": 0.61, "real + 3x synthetic": 0.65,
         "real + 10x synthetic": 0.64, "synthetic only": 0.47, "real + 3x noise": 0.41}

@@ -20,13 +20,13 @@ def shape(node):
 
 def code(modules, package=PACKAGE):
     "A hash of what these modules do."
-    trees = [[name, shape(ast.parse((package / f"{name}.py").read_text()))] for name in sorted(modules)]
+    trees = [[name, shape(ast.parse((package / f"{name.replace('.', '/')}.py").read_text()))] for name in sorted(modules)]
     return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
 
 
 def now():
     "Every stage's version and code as they are."
-    from synthnb.artefacts import STAGES
+    from synthnb.lab.artefacts import STAGES
     return {kind: {"version": stage.version, "code": code(stage.modules)} for kind, stage in sorted(STAGES.items())}
 
 

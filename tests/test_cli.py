@@ -8,7 +8,7 @@ import pytest
 STUDY = ("synthetic_ratio", "--on", "digits-wild")
 GOOD = "name: mine\nquestion: does it?\narms:\n  a: {}\n  b: {mix.synthetic: 1}\ncontrasts: [[b, a]]\n"
 
-def synthnb(*args, home, code="from synthnb.cli import main; main()"):
+def synthnb(*args, home, code="from synthnb.interface.cli import main; main()"):
     env = {**os.environ, "SYNTHNB_HOME": str(home)}
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env, timeout=120)
 
@@ -83,7 +83,7 @@ def test_a_good_study_file_is_planned(tmp_path):
     assert not (tmp_path / "store").exists(), "a plan writes nothing"
 
 def test_plan_imports_no_torch_and_is_quick(tmp_path):
-    code = "import sys, time; t = time.perf_counter()\nfrom synthnb.cli import main\n"
+    code = "import sys, time; t = time.perf_counter()\nfrom synthnb.interface.cli import main\n"
     code += "try: main()\nfinally: print('torch' in sys.modules, round(time.perf_counter() - t, 2))"
     done = synthnb("plan", *STUDY, home=tmp_path / "store", code=code)
     torch, seconds = done.stdout.strip().splitlines()[-1].split()

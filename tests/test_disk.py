@@ -12,12 +12,12 @@ import torch
 from conftest import OFFLINE
 from runs import finish, journal, results, start, synthnb
 
-from synthnb import stages
-from synthnb.artefacts import Artefact
-from synthnb.execute import execute_notebook
-from synthnb.store import Full, Store
-from synthnb.study import open_experiment
-from synthnb.train import load_checkpoint, save_checkpoint
+from synthnb.base.store import Full, Store
+from synthnb.engine.execute import execute_notebook
+from synthnb.lab import stages
+from synthnb.lab.artefacts import Artefact
+from synthnb.lab.study import open_experiment
+from synthnb.learn.train import load_checkpoint, save_checkpoint
 
 LINE = r"(?m)^synthnb: (/\S+): {why}, its file system has [\d.]+ MB left; what is finished is kept: make room there, and the same command goes on from here$"
 NO_SPACE, QUOTA = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from runs import ON, finish, journal, synthnb
 
-from synthnb.plan import by_hand, status
-from synthnb.store import Store
-from synthnb.study import open_experiment
+from synthnb.base.store import Store
+from synthnb.engine.plan import by_hand, status
+from synthnb.lab.study import open_experiment
 
 FAULTS = '''
 import os, signal, time

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from synthnb.core import ROOT, BadInput
-from synthnb.store import Store
-from synthnb.study import open_experiment
+from synthnb.base.environment import ROOT
+from synthnb.base.errors import BadInput
+from synthnb.base.store import Store
+from synthnb.lab.study import open_experiment
 
 STUDY = """
 name: told

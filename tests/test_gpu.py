@@ -4,11 +4,12 @@ import pytest
 import tiny
 import torch
 
-from synthnb.artefacts import artefacts, embedded
-from synthnb.cell import Cell
-from synthnb.specs import Internal, Setting, override
-from synthnb.stages import admit, fetch
-from synthnb.store import Store
+from synthnb.base.generator_options import Internal
+from synthnb.base.options import Setting, override
+from synthnb.base.store import Store
+from synthnb.lab.artefacts import artefacts, embedded
+from synthnb.lab.cell import Cell
+from synthnb.lab.stages import admit, fetch
 
 
 @pytest.mark.gpu

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
-from synthnb.core import ROOT
-from synthnb.run import leftovers
-from synthnb.store import Store
+from synthnb.base.environment import ROOT
+from synthnb.base.store import Store
+from synthnb.engine.run import leftovers
 
 KILLS = int(os.environ.get("KILLS", "50"))  # how many altogether
 EACH = 13  # how many a study suffers before it is left alone
@@ -51,7 +51,7 @@ class Monkey:
         "Start the driver."
         self.logs += 1
         where = ["--scheduler", self.hand.address] if self.hand else []
-        command = [sys.executable, "-c", "from synthnb.start import main; main()", "run", self.study, *ON, *SEEDS, *where]
+        command = [sys.executable, "-c", "from synthnb.interface.start import main; main()", "run", self.study, *ON, *SEEDS, *where]
         with open(self.log, "w") as log:
             env = {**os.environ, "SYNTHNB_HOME": str(self.home)}
             self.driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)

@@ -9,15 +9,16 @@ from diffusers import StableDiffusionPipeline
 from peft import get_peft_model_state_dict
 from safetensors.numpy import load_file
 
-from synthnb import lora as module
-from synthnb.core import BadInput, rng
-from synthnb.generate import labels, shard_rng
-from synthnb.lora import Seen, fit_adapter, grown, latents, loss_at, read, schedule_of
-from synthnb.pipelines import ADAPTER, adapted, load, prompts_of, sample
-from synthnb.pretrained import identity
-from synthnb.specs import Img2Img, Text2Img
-from synthnb.store import Store
-from synthnb.train import reached
+from synthnb.base.errors import BadInput
+from synthnb.base.generator_options import Img2Img, Text2Img
+from synthnb.base.random_streams import rng
+from synthnb.base.store import Store
+from synthnb.data.pretrained import identity
+from synthnb.generate import lora as module
+from synthnb.generate.lora import Seen, fit_adapter, grown, latents, loss_at, read, schedule_of
+from synthnb.generate.pipelines import ADAPTER, adapted, load, prompts_of, sample
+from synthnb.generate.pool import labels, shard_rng
+from synthnb.learn.train import reached
 
 CLASSES = ("cat", "dog", "owl")
 DRAW = np.random.default_rng(0)

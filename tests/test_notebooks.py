@@ -13,11 +13,11 @@ import papermill
 import pytest
 from IPython.display import display
 
-from synthnb.execute import execute_notebook
-from synthnb.kernels import forking
+from synthnb.engine.execute import execute_notebook
+from synthnb.engine.kernels import forking
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = sorted([*(ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
+LIBRARY = sorted([*(ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
 HOWTO = sorted((ROOT / "nbs/howto").glob("*.ipynb"))
 TESTBEDS = sorted((ROOT / "nbs/testbeds").glob("*.ipynb"))
 SKIPPED = re.compile(r"^#\| *(exports?|default_exp|slow|gpu|eval: *false)\b", re.M)
@@ -39,7 +39,7 @@ def execute(notebook, namespace):
     plt.close("all")
 
 
-@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_cells_hold_for_the_exported_module(notebook, tmp_path, monkeypatch):
     name = re.search(r"#\| *default_exp +([\w.]+)", notebook.read_text())[1]
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def test_the_page_of_a_testbed_holds(notebook, tmp_path, monkeypatch):
 
 
 def test_every_library_notebook_checks_its_module():
-    unchecked = [p.name for p in LIBRARY if p.parent.name == "nbs" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
+    unchecked = [p.name for p in LIBRARY if p.parent.name != "studies" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
     assert unchecked == []
 
 

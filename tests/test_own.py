@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 from runs import finish
 
-from synthnb.core import ROOT
-from synthnb.store import Store
+from synthnb.base.environment import ROOT
+from synthnb.base.store import Store
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference", "Kaiser", "Orange", "Satsumas"]

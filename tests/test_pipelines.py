@@ -11,16 +11,17 @@ from PIL import Image
 from runs import finish, synthnb
 from safetensors.numpy import load_file, save_file
 
-from synthnb.artefacts import artefacts, embedded
-from synthnb.cell import Cell
-from synthnb.core import BadInput
-from synthnb.generate import labels, shard_rng
-from synthnb.pipelines import load, sample
-from synthnb.pretrained import identity
-from synthnb.specs import Img2Img, Setting, Text2Img
-from synthnb.stages import fetch
-from synthnb.store import Store
-from synthnb.worlds import DIGITS
+from synthnb.base.errors import BadInput
+from synthnb.base.generator_options import Img2Img, Text2Img
+from synthnb.base.options import Setting
+from synthnb.base.store import Store
+from synthnb.data.pretrained import identity
+from synthnb.data.worlds import DIGITS
+from synthnb.generate.pipelines import load, sample
+from synthnb.generate.pool import labels, shard_rng
+from synthnb.lab.artefacts import artefacts, embedded
+from synthnb.lab.cell import Cell
+from synthnb.lab.stages import fetch
 
 CLASSES = ("cat", "dog", "owl")
 REAL = {"real_x": np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8), "real_y": np.arange(6) % 3, "real_index": np.arange(6)}

@@ -4,20 +4,21 @@ import re
 import pytest
 from test_cli import synthnb
 
-from synthnb.core import ROOT, BadInput
-from synthnb.plan import plan
-from synthnb.specs import Images
-from synthnb.stages import admit
-from synthnb.store import Store
-from synthnb.study import open_experiment
-from synthnb.testbed import find_testbed
+from synthnb.base.environment import ROOT
+from synthnb.base.errors import BadInput
+from synthnb.base.options import Images
+from synthnb.base.store import Store
+from synthnb.engine.plan import plan
+from synthnb.lab.stages import admit
+from synthnb.lab.study import open_experiment
+from synthnb.lab.testbed import find_testbed
 
 PETS = ("synthetic_ratio", "--on", "pets-sd15")
 TESTBED = ROOT / "data" / "testbeds" / "pets-sd15.yaml"
 
 def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    code = "import sys\nfrom synthnb.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    code = "import sys\nfrom synthnb.interface.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     done = synthnb("plan", *PETS, home=tmp_path / "store", code=code)
     assert done.returncode == 0 and done.stdout.endswith("False\n") and not done.stderr, done.stderr
     told = done.stdout.splitlines()

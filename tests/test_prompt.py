@@ -11,11 +11,13 @@ import tiny
 import torch
 from safetensors.numpy import load_file, save_file
 
-from synthnb import encode, prompt
-from synthnb.core import BadInput
-from synthnb.pretrained import identity
-from synthnb.prompt import asked, captioned, known_of, perturbed
-from synthnb.specs import Captions, Encoder, Perturb
+from synthnb.base.errors import BadInput
+from synthnb.base.generator_options import Captions, Perturb
+from synthnb.base.options import Encoder
+from synthnb.data.pretrained import identity
+from synthnb.generate import captions as writers
+from synthnb.generate import encoders, prompts
+from synthnb.generate.captions import asked, captioned, known_of, perturbed
 
 CLASSES = ("cat", "big_dog", "owl")
 X, Y = np.random.default_rng(0).integers(0, 256, (7, 3, 20, 20), dtype=np.uint8), np.arange(7) % 3
@@ -92,14 +94,14 @@ def test_a_chat_template_is_used_where_there_is_one(models):
     read = {}
     for kind in ("llama", "chat"):
         spec = Perturb(by=f"transformers:{models[kind]}", instruction="{class} | {caption}")
-        tokenizer = prompt._held(spec, known_of(spec))[1]
+        tokenizer = writers._held(spec, known_of(spec))[1]
         read[kind] = asked(spec, tokenizer, "asleep", "big dog")
     assert read == {"llama": "big dog | asleep", "chat": "<s>U: big dog | asleep\nA:"}
 
 
 def test_a_fallback_is_counted(models, monkeypatch):
     answers = ["Here it is:\n\"awake\"", "an owl", "", "two cats", "asleep", "w" * 300]
-    monkeypatch.setattr(prompt, "_answers", lambda *args: [answers])
+    monkeypatch.setattr(writers, "_answers", lambda *args: [answers])
     made = changed(models["llama"], ["asleep"], variants=6)
     assert made.how.tolist() == ["perturbed", "fallback", "fallback", "perturbed", "fallback", "fallback"]
     assert made.caption.tolist() == ["awake", "asleep", "asleep", "two cats", "asleep", "asleep"] and made.raw.tolist() == answers
@@ -119,7 +121,7 @@ def test_a_changed_model_is_refused_and_another_one_is_loaded(models, tmp_path):
 
 @pytest.mark.parametrize("call, kind, option", [
     (captions, "blip2", "generator.captions.by"), (changed, "llama", "generator.captions.perturb.by"),
-    (lambda folder: encode.load(Encoder(model=str(folder)), identity(str(folder), None, "config.json", "encoder.model")), "clip", "encoder.model")])
+    (lambda folder: encoders.load(Encoder(model=str(folder)), identity(str(folder), None, "config.json", "encoder.model")), "clip", "encoder.model")])
 def test_what_cannot_be_loaded_is_one_line(call, kind, option, models, tmp_path):
     with pytest.raises(BadInput, match=f"{option}: there is no folder './absent'"): call("./absent")
     told = refusal(call, "owner/absent-model")
@@ -140,7 +142,7 @@ def test_a_model_of_another_kind_is_refused(models):
     assert "an image-to-text model of the hub" in refusal(captions, models["llama"])
     assert "a text-generation model of the hub" in refusal(changed, models["clip"])
     with pytest.raises(BadInput, match="encoder.model .* cannot be had .*its weights lack"):
-        encode.load(Encoder(model=models["llama"]), identity(models["llama"], None, "config.json", "encoder.model"))
+        encoders.load(Encoder(model=models["llama"]), identity(models["llama"], None, "config.json", "encoder.model"))
 
 
 def test_a_hub_model_that_was_downloaded_before_needs_no_network(models, tmp_path, monkeypatch):
@@ -150,7 +152,7 @@ def test_a_hub_model_that_was_downloaded_before_needs_no_network(models, tmp_pat
         shutil.copytree(models[kind], tmp_path / f"models--owner--{kind}/snapshots/{commit}")
         (tmp_path / f"models--owner--{kind}/refs").mkdir()
         (tmp_path / f"models--owner--{kind}/refs/main").write_text(commit)
-    held = encode.load(Encoder(model="owner/clip"), {"hub": "owner/clip", "revision": None})
+    held = encoders.load(Encoder(model="owner/clip"), {"hub": "owner/clip", "revision": None})
     assert held.name == f"owner/clip@{commit}", "the commit that was loaded"
     assert captions("owner/blip2").equals(captions(models["blip2"])), "the same calls load a folder"
 
@@ -160,15 +162,15 @@ def test_clip_chooses_the_words_that_its_sentences_are_nearest_to(models):
     clip, groups = Encoder(model=models["clip"]), {"coat": ("", "red", "dim"), "pose": ("", "up"), "place": ("on ice", "in mud")}
     spec = Captions(attributes=groups)
     said = captioned(spec, X, Y, classes=CLASSES, known=known_of(spec, clip), encoder=clip)
-    held = encode.load(clip, known_of(spec, clip))
-    seen = encode.image_features(held, X)
+    held = encoders.load(clip, known_of(spec, clip))
+    seen = encoders.image_features(held, X)
 
-    def near(image, caption): return float(encode.text_features(held, [prompt.prompt_of(prompt.TEMPLATE, CLASSES[Y[image]], caption)])[0] @ seen[image])
+    def near(image, caption): return float(encoders.text_features(held, [prompts.prompt_of(prompts.TEMPLATE, CLASSES[Y[image]], caption)])[0] @ seen[image])
     for image, caption in enumerate(said.caption):
-        assert all(near(image, caption) >= near(image, other) - 1e-6 for other in prompt._swapped(caption, groups, ""))
+        assert all(near(image, caption) >= near(image, other) - 1e-6 for other in captions._swapped(caption, groups, ""))
 
 
 def test_planning_needs_no_torch():
-    code = "import sys; from synthnb import prompt, generate, render; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
+    code = "import sys; from synthnb.generate import captions, pool, render; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
     root = Path(__file__).resolve().parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import simulated
 
-from synthnb import report
-from synthnb.core import ROOT
+from synthnb.base.environment import ROOT
+from synthnb.report import pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -28,11 +28,11 @@ def page(tmp_path_factory):
     startup = place / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     lines = ["import sys", f"sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]",
-             "import simulated, synthnb.study", "synthnb.study.open_experiment = simulated.open_experiment"]
+             "import simulated, synthnb.lab.study", "synthnb.lab.study.open_experiment = simulated.open_experiment"]
     (startup / "simulated_rows.py").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(place / "ipython"))
-        return report.write(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
+        return pages.write(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
 
 
 class Tab:
@@ -119,10 +119,10 @@ def test_is_one_small_file_that_needs_nothing_else(page):
 
 
 def test_shows_a_study_without_results(monkeypatch):
-    monkeypatch.setattr("synthnb.study.open_experiment", lambda *_: simulated.Experiment(0, failed=()))
+    monkeypatch.setattr("synthnb.lab.study.open_experiment", lambda *_: simulated.Experiment(0, failed=()))
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda html: shown.append(html.data))
-    cells = [c for c in json.loads(report.TEMPLATE.read_text())["cells"] if c["cell_type"] == "code"]
+    cells = [c for c in json.loads(pages.TEMPLATE.read_text())["cells"] if c["cell_type"] == "code"]
     names = {}
     for cell in cells: exec("".join(cell["source"]), names)
     assert "No result yet." in shown[0] and not any("<figure" in html for html in shown)
@@ -131,9 +131,9 @@ def test_shows_a_study_without_results(monkeypatch):
 def test_skips_what_has_not_changed(page, tmp_path):
     before = page.stat().st_mtime_ns
     start = time.perf_counter()
-    report.write(simulated.Experiment(), page.parent)
+    pages.write(simulated.Experiment(), page.parent)
     assert page.stat().st_mtime_ns == before and time.perf_counter() - start < 1
-    index = report.write_index(page.parents[2]).read_text()
+    index = pages.write_index(page.parents[2]).read_text()
     assert 'href="digits-wild/synthetic_ratio/index.html"' in index
     assert "On digits-wild, real + 3x synthetic is" in index and "71 of 72 results, 1 failed" in index
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from runs import finish, journal, results, start
 
-from synthnb.core import ROOT
-from synthnb.store import Store
+from synthnb.base.environment import ROOT
+from synthnb.base.store import Store
+
 
 def test_a_run_answers(undisturbed):
     out = undisturbed["out"]
@@ -90,7 +91,7 @@ def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
     assert "no_such_model" in page
 
 def test_gc_lists_what_nothing_needs(study, undisturbed):
-    from synthnb.run import unneeded
+    from synthnb.engine.run import unneeded
     store = Store(undisturbed["home"])
     assert unneeded(store) == []
     store.save("shard-" + "0" * 24, {"note": {"a": 1}})

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
 
-from synthnb.core import ROOT, BadInput, home
-from synthnb.images import Unreadable, picture
-from synthnb.plugins import search_in
-from synthnb.sources import identity, read
-from synthnb.specs import Images
+from synthnb.base.environment import ROOT, home
+from synthnb.base.errors import BadInput
+from synthnb.base.options import Images
+from synthnb.base.plugins import search_in
+from synthnb.data.decoding import Unreadable, picture
+from synthnb.data.external_images import identity, read
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ("Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference", "Kaiser", "Orange", "Satsumas")
@@ -351,7 +352,7 @@ def test_remembered_hashes_need_no_reading(tmp_path, monkeypatch):
     for file in (tmp_path / "a").rglob("*.png"): os.utime(file, (1, 1))
     known = identity(ask(tmp_path / "a"), tmp_path / "memory")
     with monkeypatch.context() as patched:
-        patched.setattr("synthnb.sources._sha256", lambda path: pytest.fail(f"{path} was read"))
+        patched.setattr("synthnb.data.external_images._sha256", lambda path: pytest.fail(f"{path} was read"))
         assert identity(ask(tmp_path / "a"), tmp_path / "memory") == known
     os.utime(tmp_path / "a/cat/00.png", (2, 2))
     assert identity(ask(tmp_path / "a"), tmp_path / "memory") == known, "touched, not changed"

@@ -4,8 +4,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from synthnb.core import rng
-from synthnb.stats import compare, smallest_effect, worth, worth_words
+from synthnb.base.random_streams import rng
+from synthnb.lab.statistics import compare, smallest_effect, worth, worth_words
 
 ALPHA, STUDIES = 0.05, 2000
 EIGHT = [(f"arm {i}", "reference") for i in range(1, 9)]

@@ -17,21 +17,24 @@ import pytest
 import stage_code
 
 ROOT = Path(__file__).resolve().parent.parent
-# DESIGN: a module imports only from modules before it; the numbers of the notebooks keep the same order
-ORDER = ("core specs plugins store data worlds sources pretrained evaluate models train encode prompt generate render diffusion pipelines elsewhere "
-         "lora translate filter mix task judge glyph artefacts stages cell stats testbed needs study studies run report lab cli").split()
-LIGHT = ("core specs plugins store sources pretrained prompt elsewhere artefacts stages cell testbed needs stats study plan run lab "
-         "cli").split()  # no torch: `synthnb plan` answers at once
+# a wing imports from the wings before it, and within a wing a notebook from those before it; studies stand beside and
+# import options alone, the maker of data/glyph is imported by the command alone
+WINGS = ("base", "data", "learn", "generate", "glyph", "lab", "studies", "engine", "report", "interface")
+LIGHT = (  # no torch: `synthnb plan` answers at once
+    "base.options base.plugins base.store data.external_images data.pretrained generate.captions generate.ready_made "
+    "lab.artefacts lab.stages lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
+    "interface.api interface.cli").split()
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
 
-NUMBERED = {re.sub(r"^\d\d[a-z]?_", "", p.stem): p for p in sorted((ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))}
-STUDIES = {p.stem: p for p in sorted((ROOT / "nbs/studies").glob("*.ipynb"))}
-LAYERS = list(NUMBERED)  # from the bottom to the top
+NUMBERED = {  # module -> its notebook, from the bottom to the top
+    f"{wing}.{p.stem[3:]}": p for wing in WINGS for p in sorted((ROOT / "nbs" / wing).glob("[0-9][0-9]_*.ipynb"))}
+STUDIES = {f"studies.{p.stem}": p for p in sorted((ROOT / "nbs/studies").glob("*.ipynb"))}
+LAYERS = list(NUMBERED)
 SOURCES = [p for p in sorted((ROOT / "synthnb").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
 
 
 def module(path):
-    "synthnb/studies/x.py -> studies.x"
+    "synthnb/lab/study.py -> lab.study"
     return ".".join(path.relative_to(ROOT / "synthnb").with_suffix("").parts)
 
 
@@ -65,25 +68,30 @@ def imported(path, package=ROOT / "synthnb"):
 
 
 def rank(name):
-    "Position of a module among the layers; studies stand between study and what comes next."
-    first = name.split(".")[0]
-    return LAYERS.index("study") + 0.5 if first == "studies" else LAYERS.index(first)
+    "Position of a module, or of a wing's folder: wing first, then number."
+    wing, _, room = name.partition(".")
+    return WINGS.index(wing), LAYERS.index(name) if name in LAYERS else -1
 
 
 def upward(path):
     "The imports of a module that do not lead downward."
-    own = module(path)
+    own, known = module(path), [*LAYERS, *STUDIES]
     for line, name in imported(path):
         if name.split(".")[0] != "synthnb": continue
         target = name.split(".", 1)[1] if "." in name else ""
-        if target == "studies": continue  # the folder, which study lists; it imports nothing
-        if target.split(".")[0] not in [*LAYERS, "studies"]: yield f"synthnb/{own}.py:{line} imports {name}, which is no module of ours"
-        elif rank(target) >= rank(own): yield f"synthnb/{own}.py:{line} imports upward: {name}"
+        found = next((m for m in known if target == m or target.startswith(m + ".")), None)
+        if target == "studies" and own == "lab.study": continue  # the folder, which study lists; it imports nothing
+        if found is None: yield f"synthnb/{own}:{line} imports {name}, which is no module of ours"
+        elif rank(found) >= rank(own): yield f"synthnb/{own}:{line} imports upward: {name}"
+        elif own.startswith("studies.") and found != "base.options": yield f"synthnb/{own}:{line} imports more than options: {name}"
+        elif found.startswith("glyph.") and not own.startswith(("glyph.", "interface.")): yield f"synthnb/{own}:{line} imports {name}"
 
 
-def test_notebooks_are_numbered_in_the_order_of_the_layers():
-    known = [name for name in LAYERS if name in ORDER]
-    assert known == sorted(known, key=ORDER.index)
+def test_wings_are_small_and_numbered_from_0():
+    for wing in WINGS:
+        if wing == "studies": continue
+        numbers = [int(p.name[:2]) for m, p in NUMBERED.items() if m.startswith(wing + ".")]
+        assert numbers == list(range(len(numbers))) and 0 < len(numbers) <= 9, wing
 
 
 def test_imports_lead_downward():
@@ -95,7 +103,8 @@ def test_no_star_imports():
 
 
 def test_the_package_itself_imports_nothing():
-    assert [name for folder in ("", "studies") for _, name in imported(ROOT / "synthnb" / folder / "__init__.py")] == []
+    inits = [ROOT / "synthnb" / "__init__.py", *(ROOT / "synthnb" / wing / "__init__.py" for wing in WINGS)]
+    assert [name for init in inits for _, name in imported(init)] == []
 
 
 def test_one_notebook_a_module_and_the_reverse():
@@ -104,7 +113,7 @@ def test_one_notebook_a_module_and_the_reverse():
         found = [m for source in cells(notebook) for m in re.findall(r"^#\| *default_exp +(\S+)", source, re.M)]
         if found: exports[notebook] = found
         else: assert not any(re.search(r"^#\| *exports?\b", s, re.M) for s in cells(notebook)), f"{notebook.name} exports without default_exp"
-    expected = {p: [name] for name, p in NUMBERED.items()} | {p: [f"studies.{name}"] for name, p in STUDIES.items()}
+    expected = {p: [name] for name, p in (NUMBERED | STUDIES).items()}
     assert exports == expected
     assert sorted(name for names in exports.values() for name in names) == sorted(map(module, SOURCES))
 
@@ -253,6 +262,6 @@ def test_requirements_are_names_and_versions():
 def test_changed_stages_have_a_new_version():
     recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
     changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind] and now[kind]["version"] == recorded[kind]["version"])
-    nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES (nbs/11_artefacts.ipynb), so that "
+    nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES (nbs/lab/00_artefacts.ipynb), so that "
                      "old artefacts are made again; where no result changes, leave the version. Then record with `make stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"

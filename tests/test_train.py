@@ -7,18 +7,18 @@ import time
 
 import numpy as np
 
-from synthnb.diffusion import fit_generator
-from synthnb.specs import Internal
-from synthnb.train import reached
-from synthnb.worlds import load
+from synthnb.base.generator_options import Internal
+from synthnb.data.worlds import load
+from synthnb.generate.diffusion import fit_generator
+from synthnb.learn.train import reached
 
 SPEC = Internal(channels=(8, 16), steps=60, batch=16)
 CODE = f"""
 import sys
 from pathlib import Path
-from synthnb.diffusion import fit_generator
-from synthnb.specs import Internal
-from synthnb.worlds import load
+from synthnb.base.generator_options import Internal
+from synthnb.data.worlds import load
+from synthnb.generate.diffusion import fit_generator
 world = load("digits")
 fit_generator(Internal(**{SPEC.model_dump()}), world.x[:40], world.y[:40], world.classes, 0, Path(sys.argv[1]), every=0)
 """

@@ -8,12 +8,12 @@ import psutil
 import pytest
 from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
-from synthnb.cluster import SYSTEMS, job_script
-from synthnb.store import Store
+from synthnb.base.store import Store
+from synthnb.engine.batch_systems import SYSTEMS, job_script
 
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
-STRANGER = "import synthnb.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
+STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
 
 @pytest.fixture
 def hand(tmp_path):

@@ -6,7 +6,7 @@
 __all__ = ['LORA', 'study']
 
 # %% ../../nbs/studies/generator_adaptation.ipynb #94365a71
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/generator_adaptation.ipynb #5479b2c2
 LORA = {

@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'study']
 
 # %% ../../nbs/studies/generator_source.ipynb #72b6e6d2
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/generator_source.ipynb #7c7625b5
 SOURCES = {

@@ -6,7 +6,7 @@
 __all__ = ['SCALES', 'study']
 
 # %% ../../nbs/studies/guidance.ipynb #4cfd7b9d
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/guidance.ipynb #096d8889
 SCALES = (1.5, 2.0, 4.0, 7.5)

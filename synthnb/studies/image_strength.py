@@ -6,7 +6,7 @@
 __all__ = ['STRENGTHS', 'study']
 
 # %% ../../nbs/studies/image_strength.ipynb #b3df7680
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/image_strength.ipynb #538d2a1c
 STRENGTHS = (0.5, 0.75, 0.9)

@@ -6,7 +6,7 @@
 __all__ = ['TOLD', 'CAPTION', 'ARMS', 'study']
 
 # %% ../../nbs/studies/prompt.ipynb #5cd2ef85
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/prompt.ipynb #e3715872
 TOLD = "a photo of a {class}, which is {caption}"

@@ -6,7 +6,7 @@
 __all__ = ['study']
 
 # %% ../../nbs/studies/synthetic_ratio.ipynb #e917c7d1
-from ..specs import StudySpec
+from ..base.options import StudySpec
 
 # %% ../../nbs/studies/synthetic_ratio.ipynb #50a2014f
 study = StudySpec(
