@@ -7,9 +7,9 @@ import pandas as pd
 from synthnb.base.generator_options import Render
 from synthnb.base.options import Setting, TestbedSpec, flat, override
 from synthnb.base.random_streams import rng
-from synthnb.data.worlds import load
-from synthnb.lab.artefacts import embedded
-from synthnb.lab.statistics import compare, sentence, worth, worth_words
+from synthnb.data.worlds import load_world
+from synthnb.lab.artefacts import embedded_world
+from synthnb.lab.statistics import compare, comparison_sentence, worth, worth_phrase
 from synthnb.studies.synthetic_ratio import study
 
 TOP1 = {"real only": 0.555, "real, no augmentation": 0.38, "real x2": 0.68, "real x4": 0.79, "real + 1x synthetic": 0.61, "real + 3x synthetic": 0.65,
@@ -22,15 +22,15 @@ FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "w
 class Cell:
     "An arm: its setting and images that stand for its training set and pool."
     def __init__(self, setting, seeds):
-        self.setting, self.seeds, self.notebook, self.world = setting, seeds, "none.ipynb", embedded(setting.dataset)
+        self.setting, self.seeds, self.notebook, self.world = setting, seeds, "none.ipynb", embedded_world(setting.dataset)
 
     def training_images(self, seed):
-        data = load(self.setting.dataset)
+        data = load_world(self.setting.dataset)
         first = np.arange(100 * seed, 100 * seed + 100)
         return data.x[first], data.y[first], np.zeros(100, bool)
 
     def pool(self, seed):
-        data = load(self.setting.dataset)
+        data = load_world(self.setting.dataset)
         last = np.arange(len(data.y) - 200, len(data.y))
         return SimpleNamespace(x=255 - data.x[last], y=data.y[last])
 
@@ -53,7 +53,7 @@ class Experiment:
         return pd.DataFrame(lines, columns=["study", "testbed", "arm", "seed", "step", "slice", "metric", "value", "n"])
 
     def _lines(self, arm, seed):
-        draw, mix, names = rng("simulated", arm, seed), self.cells[arm].setting.mix, load("digits-wild").classes
+        draw, mix, names = rng("simulated", arm, seed), self.cells[arm].setting.mix, load_world("digits-wild").classes
         top1 = TOP1[arm] + 0.02 * rng("seed", seed).normal() + 0.015 * draw.normal()
         classes = np.clip(top1 + 0.1 * draw.normal(size=10), 0.05, 1)
         ends = [("val", top1 + 0.02, 269), ("train", 0.99, 100)]
@@ -80,7 +80,7 @@ class Experiment:
     def missing(self): return sorted(self.lost)
     def failures(self): return self.failed
     def comparisons(self): return compare(self.values(), study.contrasts)
-    def answer(self): return f"On digits-wild, {sentence(self.comparisons()[0]).rstrip('.')}: {worth_words(self.worths()['real + 3x synthetic'])}."
+    def answer(self): return f"On digits-wild, {comparison_sentence(self.comparisons()[0]).rstrip('.')}: {worth_phrase(self.worths()['real + 3x synthetic'])}."
 
     def worths(self):
         values = self.values()

@@ -12,7 +12,7 @@ import torch
 from conftest import OFFLINE
 from runs import finish, journal, results, start, synthnb
 
-from synthnb.base.store import Full, Store
+from synthnb.base.store import DiskFull, Store
 from synthnb.engine.execute import execute_notebook
 from synthnb.lab import stages
 from synthnb.lab.artefacts import Artefact
@@ -102,7 +102,7 @@ def test_whatever_an_artefact_holds(disk, content):
     store, key = Store(disk.place), f"thing-{'0' * 24}"
     store.save(f"thing-{'1' * 24}", {"note": {"a": 1}})
     disk.fill(leave=8192)
-    with pytest.raises(Full, match=rf"^{disk.place}\S*: {NO_SPACE}, its file system has 0\.0 MB left; "): store.save(key, content)
+    with pytest.raises(DiskFull, match=rf"^{disk.place}\S*: {NO_SPACE}, its file system has 0\.0 MB left; "): store.save(key, content)
     assert not store.has(key) and not list((disk.place / "attempts").iterdir()) and list(store.keys()) == [f"thing-{'1' * 24}"]
     disk.grow("9m")
     store.save(key, content)
@@ -124,7 +124,7 @@ def test_the_checkpoint_before_stays(disk):
     one, two = {"w": torch.zeros(50_000)}, {"w": torch.ones(50_000)}
     save_checkpoint(disk.place / "seed", one, {"step": 1})
     disk.fill(leave=8192)
-    with pytest.raises(Full, match=NO_SPACE): save_checkpoint(disk.place / "seed", two, {"step": 2})
+    with pytest.raises(DiskFull, match=NO_SPACE): save_checkpoint(disk.place / "seed", two, {"step": 2})
     tensors, info = load_checkpoint(disk.place / "seed")
     assert info["step"] == 1 and not tensors["w"].any() and len(list((disk.place / "seed").iterdir())) == 1
     disk.filler.unlink()
@@ -140,7 +140,7 @@ def test_no_half_of_a_notebook(disk, tmp_path):
     output = disk.place / "out.ipynb"
     execute_notebook(tmp_path / "template.ipynb", output, {"n": 10})
     disk.fill(leave=16384)
-    with pytest.raises(Full, match=NO_SPACE): execute_notebook(tmp_path / "template.ipynb", output, {"n": 30_000})
+    with pytest.raises(DiskFull, match=NO_SPACE): execute_notebook(tmp_path / "template.ipynb", output, {"n": 30_000})
     assert "'a' * n" in output.read_text() and len(nbformat.read(output, 4).cells) == 3 and {p.name for p in disk.place.iterdir()} == {"out.ipynb", "filler"}
 
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
         if key in os.readlink(f"/proc/self/fd/{fd}"): raise OSError(errno.ENOSPC, NO_SPACE)
         sync(fd)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Full, match=key.split("-")[1]): cell.make()
+    with pytest.raises(DiskFull, match=key.split("-")[1]): cell.make()
     assert len(cell.results().seed.unique()) == 1 and not list(tmp_path.rglob("failure.txt")) and "failed" not in capsys.readouterr().err
     monkeypatch.undo()
     assert len(cell.make().seed.unique()) == 2

@@ -7,7 +7,7 @@ import pytest
 from runs import ON, finish, journal, synthnb
 
 from synthnb.base.store import Store
-from synthnb.engine.plan import by_hand, status
+from synthnb.engine.plan import repeat_command, status
 from synthnb.lab.study import open_experiment
 
 FAULTS = '''
@@ -94,6 +94,6 @@ def test_the_command_by_hand_works_as_it_is_printed(faults):
     env = {name: value for name, value in os.environ.items() if name != "SYNTHNB_HOME"}
     failing = subprocess.run(["bash", "-c", line], cwd="/", env=env, capture_output=True, text=True)
     assert failing.returncode != 0 and "NotFinite" in failing.stderr
-    good = subprocess.run(["bash", "-c", by_hand(faults["experiment"], "good", [2])], cwd="/", env=env, capture_output=True, text=True)
+    good = subprocess.run(["bash", "-c", repeat_command(faults["experiment"], "good", [2])], cwd="/", env=env, capture_output=True, text=True)
     assert good.returncode == 0, good.stderr
     assert list(faults["experiment"].cells["good"].notebook.parent.glob("good-*-by-hand.ipynb"))

@@ -14,7 +14,7 @@ import pytest
 from IPython.display import display
 
 from synthnb.engine.execute import execute_notebook
-from synthnb.engine.kernels import forking
+from synthnb.engine.kernels import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
@@ -60,7 +60,7 @@ def test_every_library_notebook_checks_its_module():
 @pytest.mark.parametrize("notebook", HOWTO, ids=lambda p: p.stem)
 def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with forking(): execute_notebook(notebook, tmp_path / notebook.name, {})
+    with fork_server(): execute_notebook(notebook, tmp_path / notebook.name, {})
     done = nbformat.read(tmp_path / notebook.name, 4)
     shown = [o.data for cell in done.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
     assert shown and all("image/png" in data or "text/html" in data for data in shown), "a figure without its picture, or a leftover of a progress bar"

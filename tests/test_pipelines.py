@@ -15,11 +15,11 @@ from synthnb.base.errors import BadInput
 from synthnb.base.generator_options import Img2Img, Text2Img
 from synthnb.base.options import Setting
 from synthnb.base.store import Store
-from synthnb.data.pretrained import identity
+from synthnb.data.pretrained import model_identity
 from synthnb.data.worlds import DIGITS
-from synthnb.generate.pipelines import load, sample
-from synthnb.generate.pool import labels, shard_rng
-from synthnb.lab.artefacts import artefacts, embedded
+from synthnb.generate.pipelines import load_pipeline, sample
+from synthnb.generate.pool import pool_labels, shard_rng
+from synthnb.lab.artefacts import artefacts, embedded_world
 from synthnb.lab.cell import Cell
 from synthnb.lab.stages import fetch
 
@@ -35,8 +35,8 @@ def models(tmp_path_factory):
 
 
 def made(spec, start=0, seed=0, channels=3):
-    about = {"classes": CLASSES, "channels": channels, "seed": seed, "start": start, "known": identity(spec.model, spec.revision)}
-    return sample(spec, labels(start, 6, 3), shard_rng(seed, 0), **about, **(REAL if isinstance(spec, Img2Img) else {}))
+    about = {"classes": CLASSES, "channels": channels, "seed": seed, "start": start, "known": model_identity(spec.model, spec.revision)}
+    return sample(spec, pool_labels(start, 6, 3), shard_rng(seed, 0), **about, **(REAL if isinstance(spec, Img2Img) else {}))
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
@@ -69,10 +69,10 @@ def test_images_are_those_of_plain_diffusers(models):
 
 def test_a_shard_is_one_batch_and_a_prompt_is_read_once(models):
     spec = Img2Img(model=models["sd15"], steps=10, strength=0.55, guidance=3)
-    pipe = load(spec, identity(spec.model)).pipe
+    pipe = load_pipeline(spec, model_identity(spec.model)).pipe
     seen = {"unet": [], "text_encoder": []}
     hooks = [getattr(pipe, name).register_forward_hook(lambda net, given, made, calls=calls: calls.append(len(given[0]))) for name, calls in seen.items()]
-    load(spec, identity(spec.model)).prompts.clear()
+    load_pipeline(spec, model_identity(spec.model)).prompts.clear()
     for start in (0, 6): made(spec, start=start)
     for hook in hooks: hook.remove()
     assert seen["unet"] == [12] * 5 * 2, "int(steps x strength) steps, with and without the prompt at once"
@@ -97,7 +97,7 @@ def shard(model, **options):
     "The first shard's artefact of an arm with a text2img generator on digits."
     generator = {"kind": "text2img", "model": str(model), "steps": 2, "shard": 10, **options}
     setting = Setting(dataset="digits", base=2, mix={"synthetic": 1}, generator=generator)
-    return artefacts(setting, 0, embedded("digits"))["shard/0"]
+    return artefacts(setting, 0, embedded_world("digits"))["shard/0"]
 
 
 def test_a_moved_model_keeps_its_key_a_changed_one_does_not(models, tmp_path):
@@ -202,11 +202,11 @@ def test_cells_with_every_new_generator(models, tmp_path):
                   "started": {"kind": "img2img", "model": models["sd3"], "steps": 2, "strength": 0.5, "sources": 0.5}}
     small = {"base": 2, "mix": {"synthetic": 1}, "recipe": {"width": 8, "steps": 4, "batch": 16, "curve": 2}, "judge": {"width": 8, "steps": 4}}
     for arm, generator in generators.items():
-        cell = Cell("new", "digits", arm, Setting(dataset="digits", generator=generator, **small), embedded("digits"), (0, 1), Store(tmp_path / "store"))
+        cell = Cell("new", "digits", arm, Setting(dataset="digits", generator=generator, **small), embedded_world("digits"), (0, 1), Store(tmp_path / "store"))
         assert cell.make().seed.unique().tolist() == [0, 1] and len(cell.pool(0)) == 20, "twenty images: fewer than a shard of the folder"
         cell.show_pool(0)
         if arm == "started":
             base = {cell.artefacts(seed)["shard/0"].inputs["splits"][0].key for seed in (0, 1)}
             assert len(base) == 2 and cell.pool(0).provenance.source.nunique() == 10, "half of the base set of twenty are sources"
     with pytest.raises(BadInput, match="class 'zero' has 2 images, 4 are asked for"):
-        artefacts(Setting(dataset="digits", generator=generators["made"], **small | {"mix": {"synthetic": 2}}), 0, embedded("digits"))
+        artefacts(Setting(dataset="digits", generator=generators["made"], **small | {"mix": {"synthetic": 2}}), 0, embedded_world("digits"))

@@ -9,7 +9,7 @@ from synthnb.base.errors import BadInput
 from synthnb.base.options import Images
 from synthnb.base.store import Store
 from synthnb.engine.plan import plan
-from synthnb.lab.stages import admit
+from synthnb.lab.stages import resolve_dataset
 from synthnb.lab.study import open_experiment
 from synthnb.lab.testbed import find_testbed
 
@@ -48,13 +48,13 @@ def test_show_and_the_debug_scale_do_without_images_too(tmp_path):
 def test_what_is_expected_is_no_part_of_a_key(tmp_path):
     store, asked = Store(tmp_path), find_testbed("pets-sd15").setting.dataset
     more = asked.model_copy(update={"expect": asked.expect.model_copy(update={"train": 90})})
-    worlds = [admit(images, store, planning=True) for images in (asked, more)]
+    worlds = [resolve_dataset(images, store, planning=True) for images in (asked, more)]
     assert worlds[0].dataset.key == worlds[1].dataset.key and [min(w.shape.train) for w in worlds] == [80, 90]
     assert "expect" not in worlds[0].dataset.spec["images"]
 
 def test_images_of_ones_own_are_never_assumed(tmp_path):
     images = Images(source=f"folder:{tmp_path / 'absent'}", expect={"classes": 2, "train": 5})
-    with pytest.raises(BadInput, match="there is no"): admit(images, Store(tmp_path), planning=True)
+    with pytest.raises(BadInput, match="there is no"): resolve_dataset(images, Store(tmp_path), planning=True)
 
 @pytest.mark.parametrize("old, new, told", [
     ("  shard: 16 ", "  shrad: 16 ", "'shard', 'features', 'scores' or 'notebook', not 'shrad'"),

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from synthnb.base.errors import BadInput
 from synthnb.base.generator_options import Captions, Perturb
 from synthnb.base.options import Encoder
-from synthnb.data.pretrained import identity
+from synthnb.data.pretrained import model_identity
 from synthnb.generate import captions as writers
 from synthnb.generate import encoders, prompts
-from synthnb.generate.captions import asked, captioned, known_of, perturbed
+from synthnb.generate.captions import instruction_text, caption_images, captioner_identity, perturb_captions
 
 CLASSES = ("cat", "big_dog", "owl")
 X, Y = np.random.default_rng(0).integers(0, 256, (7, 3, 20, 20), dtype=np.uint8), np.arange(7) % 3
@@ -34,12 +34,12 @@ def models(tmp_path_factory):
 
 def captions(folder, x=X, **options):
     spec = Captions(by=f"transformers:{folder}", **{"tokens": 12, **options})
-    return captioned(spec, x, Y[:len(x)], classes=CLASSES, known=known_of(spec))
+    return caption_images(spec, x, Y[:len(x)], classes=CLASSES, known=captioner_identity(spec))
 
 
 def changed(folder, said=SAID, seed=0, **options):
     spec = Perturb(by=f"transformers:{folder}", **{"tokens": 12, "variants": 3, **options})
-    return perturbed(spec, said, Y[:len(said)], classes=CLASSES, known=known_of(spec), seed=seed)
+    return perturb_captions(spec, said, Y[:len(said)], classes=CLASSES, known=captioner_identity(spec), seed=seed)
 
 
 def refusal(call, *args, **options):
@@ -94,14 +94,14 @@ def test_a_chat_template_is_used_where_there_is_one(models):
     read = {}
     for kind in ("llama", "chat"):
         spec = Perturb(by=f"transformers:{models[kind]}", instruction="{class} | {caption}")
-        tokenizer = writers._held(spec, known_of(spec))[1]
-        read[kind] = asked(spec, tokenizer, "asleep", "big dog")
+        tokenizer = writers._captioner(spec, captioner_identity(spec))[1]
+        read[kind] = instruction_text(spec, tokenizer, "asleep", "big dog")
     assert read == {"llama": "big dog | asleep", "chat": "<s>U: big dog | asleep\nA:"}
 
 
 def test_a_fallback_is_counted(models, monkeypatch):
     answers = ["Here it is:\n\"awake\"", "an owl", "", "two cats", "asleep", "w" * 300]
-    monkeypatch.setattr(writers, "_answers", lambda *args: [answers])
+    monkeypatch.setattr(writers, "_perturb_by_model", lambda *args: [answers])
     made = changed(models["llama"], ["asleep"], variants=6)
     assert made.how.tolist() == ["perturbed", "fallback", "fallback", "perturbed", "fallback", "fallback"]
     assert made.caption.tolist() == ["awake", "asleep", "asleep", "two cats", "asleep", "asleep"] and made.raw.tolist() == answers
@@ -111,17 +111,17 @@ def test_a_changed_model_is_refused_and_another_one_is_loaded(models, tmp_path):
     place = tmp_path / "model"
     shutil.copytree(models["llama"], place)
     spec = Perturb(by=f"transformers:{place}", tokens=12)
-    first, known = changed(place), known_of(spec)
+    first, known = changed(place), captioner_identity(spec)
     weights = place / "model.safetensors"
     save_file({name: w * 1.5 for name, w in load_file(weights).items()}, weights, {"format": "pt"})
-    told = refusal(perturbed, spec, SAID, Y[:5], classes=CLASSES, known=known, seed=0)
+    told = refusal(perturb_captions, spec, SAID, Y[:5], classes=CLASSES, known=known, seed=0)
     assert "generator.captions.perturb.by" in told and "has changed since this was planned" in told
-    assert known_of(spec) != known and not changed(place).equals(first)
+    assert captioner_identity(spec) != known and not changed(place).equals(first)
 
 
 @pytest.mark.parametrize("call, kind, option", [
     (captions, "blip2", "generator.captions.by"), (changed, "llama", "generator.captions.perturb.by"),
-    (lambda folder: encoders.load(Encoder(model=str(folder)), identity(str(folder), None, "config.json", "encoder.model")), "clip", "encoder.model")])
+    (lambda folder: encoders.load_clip(Encoder(model=str(folder)), model_identity(str(folder), None, "config.json", "encoder.model")), "clip", "encoder.model")])
 def test_what_cannot_be_loaded_is_one_line(call, kind, option, models, tmp_path):
     with pytest.raises(BadInput, match=f"{option}: there is no folder './absent'"): call("./absent")
     told = refusal(call, "owner/absent-model")
@@ -142,7 +142,7 @@ def test_a_model_of_another_kind_is_refused(models):
     assert "an image-to-text model of the hub" in refusal(captions, models["llama"])
     assert "a text-generation model of the hub" in refusal(changed, models["clip"])
     with pytest.raises(BadInput, match="encoder.model .* cannot be had .*its weights lack"):
-        encoders.load(Encoder(model=models["llama"]), identity(models["llama"], None, "config.json", "encoder.model"))
+        encoders.load_clip(Encoder(model=models["llama"]), model_identity(models["llama"], None, "config.json", "encoder.model"))
 
 
 def test_a_hub_model_that_was_downloaded_before_needs_no_network(models, tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_hub_model_that_was_downloaded_before_needs_no_network(models, tmp_pat
         shutil.copytree(models[kind], tmp_path / f"models--owner--{kind}/snapshots/{commit}")
         (tmp_path / f"models--owner--{kind}/refs").mkdir()
         (tmp_path / f"models--owner--{kind}/refs/main").write_text(commit)
-    held = encoders.load(Encoder(model="owner/clip"), {"hub": "owner/clip", "revision": None})
+    held = encoders.load_clip(Encoder(model="owner/clip"), {"hub": "owner/clip", "revision": None})
     assert held.name == f"owner/clip@{commit}", "the commit that was loaded"
     assert captions("owner/blip2").equals(captions(models["blip2"])), "the same calls load a folder"
 
@@ -161,11 +161,11 @@ def test_clip_chooses_the_words_that_its_sentences_are_nearest_to(models):
     "With turns the choice cannot be worse than any change of one word."
     clip, groups = Encoder(model=models["clip"]), {"coat": ("", "red", "dim"), "pose": ("", "up"), "place": ("on ice", "in mud")}
     spec = Captions(attributes=groups)
-    said = captioned(spec, X, Y, classes=CLASSES, known=known_of(spec, clip), encoder=clip)
-    held = encoders.load(clip, known_of(spec, clip))
+    said = caption_images(spec, X, Y, classes=CLASSES, known=captioner_identity(spec, clip), encoder=clip)
+    held = encoders.load_clip(clip, captioner_identity(spec, clip))
     seen = encoders.image_features(held, X)
 
-    def near(image, caption): return float(encoders.text_features(held, [prompts.prompt_of(prompts.TEMPLATE, CLASSES[Y[image]], caption)])[0] @ seen[image])
+    def near(image, caption): return float(encoders.text_features(held, [prompts.fill_template(prompts.TEMPLATE, CLASSES[Y[image]], caption)])[0] @ seen[image])
     for image, caption in enumerate(said.caption):
         assert all(near(image, caption) >= near(image, other) - 1e-6 for other in captions._swapped(caption, groups, ""))
 

@@ -32,7 +32,7 @@ def page(tmp_path_factory):
     (startup / "simulated_rows.py").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(place / "ipython"))
-        return pages.write(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
+        return pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
 
 
 class Tab:
@@ -131,7 +131,7 @@ def test_shows_a_study_without_results(monkeypatch):
 def test_skips_what_has_not_changed(page, tmp_path):
     before = page.stat().st_mtime_ns
     start = time.perf_counter()
-    pages.write(simulated.Experiment(), page.parent)
+    pages.write_report(simulated.Experiment(), page.parent)
     assert page.stat().st_mtime_ns == before and time.perf_counter() - start < 1
     index = pages.write_index(page.parents[2]).read_text()
     assert 'href="digits-wild/synthetic_ratio/index.html"' in index

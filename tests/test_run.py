@@ -91,11 +91,11 @@ def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
     assert "no_such_model" in page
 
 def test_gc_lists_what_nothing_needs(study, undisturbed):
-    from synthnb.engine.run import unneeded
+    from synthnb.engine.run import unneeded_artefacts
     store = Store(undisturbed["home"])
-    assert unneeded(store) == []
+    assert unneeded_artefacts(store) == []
     store.save("shard-" + "0" * 24, {"note": {"a": 1}})
-    assert unneeded(store) == ["shard-" + "0" * 24]
+    assert unneeded_artefacts(store) == ["shard-" + "0" * 24]
     store.discard("shard-" + "0" * 24)
 
 def test_the_working_tree_has_no_report_of_ours_but_local_ones(undisturbed):

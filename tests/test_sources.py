@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
 
-from synthnb.base.environment import ROOT, home
+from synthnb.base.environment import ROOT, store_root
 from synthnb.base.errors import BadInput
 from synthnb.base.options import Images
-from synthnb.base.plugins import search_in
-from synthnb.data.decoding import Unreadable, picture
-from synthnb.data.external_images import identity, read
+from synthnb.base.plugins import add_module_folders
+from synthnb.data.decoding import Unreadable, decode_image
+from synthnb.data.external_images import source_identity, read_dataset
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ("Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference", "Kaiser", "Orange", "Satsumas")
@@ -28,7 +28,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 def refused(images):
     "The message of a refusal."
-    with pytest.raises(BadInput) as caught: read(images)
+    with pytest.raises(BadInput) as caught: read_dataset(images)
     return str(caught.value)
 
 
@@ -68,7 +68,7 @@ def halves(left, right, mode="RGB", size=16):
 
 def corners(content, size=16):
     "The pixels at the left and the right edge of what is shown, halfway down."
-    x = picture(content, size).x
+    x = decode_image(content, size).x
     return [tuple(int(v) for v in (x[:, size // 2, column] if len(x) == 3 else x[[0, 0, 0], size // 2, column])) for column in (1, -2)]
 
 
@@ -95,7 +95,7 @@ def test_damaged_exif_is_no_reason_to_refuse():
 
 def test_palettes_and_single_bits():
     near(corners(encoded(halves(RED, BLUE).quantize(4), "png")), [RED, BLUE], 0)
-    assert corners(encoded(halves(0, 1, "1"), "png")) == [(0, 0, 0), WHITE] and len(picture(encoded(halves(0, 1, "1"), "png"), 16).x) == 1
+    assert corners(encoded(halves(0, 1, "1"), "png")) == [(0, 0, 0), WHITE] and len(decode_image(encoded(halves(0, 1, "1"), "png"), 16).x) == 1
 
 
 def test_palette_with_transparency_lies_over_white():
@@ -117,7 +117,7 @@ def test_sixteen_bits_are_divided_by_257():
     wide[:, :8] = 257 * 10
     for kind in ("png", "tiff", "ppm"): assert corners(encoded(Image.fromarray(wide), kind)) == [(10,) * 3, (200,) * 3], kind
     assert corners(encoded(Image.fromarray(wide.astype(np.int32)), "tiff")) == [(10,) * 3, (200,) * 3]
-    with pytest.raises(Unreadable, match="values from 0 to 70000"): picture(encoded(Image.fromarray(np.int32([[0, 70000]])), "tiff"), 8)
+    with pytest.raises(Unreadable, match="values from 0 to 70000"): decode_image(encoded(Image.fromarray(np.int32([[0, 70000]])), "tiff"), 8)
 
 
 def test_cmyk():
@@ -161,8 +161,8 @@ def test_other_colour_spaces():
 def test_large_jpegs_are_decoded_smaller_and_look_the_same():
     image = Image.effect_mandelbrot((1600, 1200), (-3, -2.5, 2, 2.5), 100).convert("RGB")
     jpeg = encoded(image, "jpeg", quality=95)
-    assert picture(jpeg, 16).side == 150
-    assert np.abs(picture(jpeg, 16).x.astype(int) - picture(image, 16).x).mean() < 3
+    assert decode_image(jpeg, 16).side == 150
+    assert np.abs(decode_image(jpeg, 16).x.astype(int) - decode_image(image, 16).x).mean() < 3
 
 
 def chunk(kind, data):
@@ -184,7 +184,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_cannot_be_read_says_why(name):
-    with pytest.raises(Unreadable) as caught: picture(BROKEN[name][0], 8)
+    with pytest.raises(Unreadable) as caught: decode_image(BROKEN[name][0], 8)
     assert str(caught.value).startswith(BROKEN[name][1])
 
 
@@ -195,7 +195,7 @@ def test_broken_files_are_refused_together_or_skipped(tmp_path):
     first, *lines = refused(ask(tmp_path)).splitlines()
     assert first.endswith("images that cannot be read: 8 of 20; `broken: skip` leaves them out")
     assert lines[0].startswith("cat/bomb.png: too many pixels") and lines[1] == "cat/empty.png: empty" and len(lines) == 6 and lines[-1] == "... and 3 more"
-    data, notes = read(ask(tmp_path, broken="skip"))
+    data, notes = read_dataset(ask(tmp_path, broken="skip"))
     assert len(data.y) == 12 and notes[0].startswith("images skipped that cannot be read: 8 (cat/bomb.png: ")
     lines = refused(ask(fill(tmp_path / "rest", a=3, b=3), broken="skip", classes=("b", "c"))).splitlines()
     assert len(lines) == 1 and "unknown class 'c'" in lines[0]
@@ -212,7 +212,7 @@ def test_odd_files_in_folders(tmp_path):
     (tmp_path / "dog/00.png").rename(tmp_path / "dog/00.JPG")  # a PNG with a wrong suffix
     (tmp_path / "cat/deep/loop").symlink_to(tmp_path / "cat")
     os.mkfifo(tmp_path / "dog/pipe.png")
-    data, notes = read(ask(tmp_path))
+    data, notes = read_dataset(ask(tmp_path))
     assert data.classes == ("cat", "dog") and len(data.y) == 6 and data.x.shape[1] == 1
     assert notes == ["images in no class folder, ignored: 1 (loose.png)",
                      "files that are no images, ignored: 3 (dog/Thumbs.db, dog/features.h5, dog/figure.eps)"]
@@ -220,19 +220,19 @@ def test_odd_files_in_folders(tmp_path):
 
 def test_part_folders_by_all_their_names(tmp_path):
     fill(tmp_path, Train__cat=4, Train__dog=4, valid__cat=2, Testing__cat=2, Testing__dog=2)
-    data, _ = read(ask(tmp_path))
+    data, _ = read_dataset(ask(tmp_path))
     assert [np.bincount(data.y[data.part(p)], minlength=2).tolist() for p in ("train", "val", "test")] == [[4, 4], [2, 0], [2, 2]]
 
 
 def test_classes_may_be_called_train_and_test(tmp_path):
-    assert read(ask(fill(tmp_path, train=4, test=4, bus=4)))[0].classes == ("bus", "test", "train")
+    assert read_dataset(ask(fill(tmp_path, train=4, test=4, bus=4)))[0].classes == ("bus", "test", "train")
 
 
 def test_links_to_folders_are_followed(tmp_path):
     fill(tmp_path / "elsewhere", cats=4)
     fill(tmp_path / "here", dog=4)
     (tmp_path / "here/cat").symlink_to(tmp_path / "elsewhere/cats")
-    assert read(ask(tmp_path / "here"))[0].classes == ("cat", "dog")
+    assert read_dataset(ask(tmp_path / "here"))[0].classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("classes, options, error", [
@@ -265,16 +265,16 @@ def test_random_splits_do_not_depend_on_where_or_when(tmp_path):
     fill(tmp_path / "a", cat=20, dog=20)
     shutil.copytree(tmp_path / "a/dog", tmp_path / "b/dog")
     shutil.copytree(tmp_path / "a/cat", tmp_path / "b/cat")
-    one, two = (read(ask(tmp_path / name))[0] for name in "ab")
+    one, two = (read_dataset(ask(tmp_path / name))[0] for name in "ab")
     assert (one.x == two.x).all() and (one.split == two.split).all() and len(set(one.split[:10])) > 1
-    swapped = read(ask(tmp_path / "a", classes=("dog", "cat")))[0]
+    swapped = read_dataset(ask(tmp_path / "a", classes=("dog", "cat")))[0]
     assert swapped.classes == ("dog", "cat") and (swapped.x == one.x).all() and (swapped.y == 1 - one.y).all() and (swapped.split == one.split).all()
-    assert read(ask(tmp_path / "a", split="order"))[0].split[:20].tolist() == [0] * 10 + [1] * 3 + [2] * 7
+    assert read_dataset(ask(tmp_path / "a", split="order"))[0].split[:20].tolist() == [0] * 10 + [1] * 3 + [2] * 7
 
 
 def test_subsampling_keeps_to_its_part(tmp_path):
     fill(tmp_path, cat=20, dog=20)
-    whole, few = (read(ask(tmp_path, per_class=limit))[0] for limit in ({}, {"train": 3, "val": 1, "test": 2}))
+    whole, few = (read_dataset(ask(tmp_path, per_class=limit))[0] for limit in ({}, {"train": 3, "val": 1, "test": 2}))
     assert [np.bincount(few.y[few.part(p)]).tolist() for p in ("train", "val", "test")] == [[3, 3], [1, 1], [2, 2]]
     for part in ("train", "val", "test"): assert {i.tobytes() for i in few.x[few.part(part)]} <= {i.tobytes() for i in whole.x[whole.part(part)]}
 
@@ -282,27 +282,27 @@ def test_subsampling_keeps_to_its_part(tmp_path):
 def test_unused_images_are_not_decoded(tmp_path):
     fill(tmp_path, train__cat=3, train__dog=3, test__cat=5, test__dog=5)
     limits = {"train": 1, "test": 1}
-    data, _ = read(ask(tmp_path, per_class=limits))
+    data, _ = read_dataset(ask(tmp_path, per_class=limits))
     used = {i.tobytes() for i in data.x}
-    unused = [f for f in tmp_path.rglob("*.png") if picture(f, 8).x.tobytes() not in used]
+    unused = [f for f in tmp_path.rglob("*.png") if decode_image(f, 8).x.tobytes() not in used]
     for file in unused: file.write_bytes(b"")
-    assert len(unused) > 5 and (read(ask(tmp_path, per_class=limits))[0].x == data.x).all()
+    assert len(unused) > 5 and (read_dataset(ask(tmp_path, per_class=limits))[0].x == data.x).all()
 
 
 def test_colour(tmp_path):
     fill(tmp_path, cat=4, dog=4)
     Image.open(tmp_path / "cat/00.png").convert("RGB").save(tmp_path / "cat/00.png")
-    assert read(ask(tmp_path))[0].x.shape[1] == 1, "R = G = B is grey"
-    assert (read(ask(tmp_path, colour="rgb"))[0].x == read(ask(tmp_path))[0].x).all()
+    assert read_dataset(ask(tmp_path))[0].x.shape[1] == 1, "R = G = B is grey"
+    assert (read_dataset(ask(tmp_path, colour="rgb"))[0].x == read_dataset(ask(tmp_path))[0].x).all()
     Image.new("RGB", (8, 8), RED).save(tmp_path / "cat/00.png")
-    assert read(ask(tmp_path))[0].x.shape[1] == 3
-    assert (read(ask(tmp_path, colour="grey"))[0].x[0] == 76).all(), "0.299 of red (ITU-R BT.601)"
+    assert read_dataset(ask(tmp_path))[0].x.shape[1] == 3
+    assert (read_dataset(ask(tmp_path, colour="grey"))[0].x[0] == 76).all(), "0.299 of red (ITU-R BT.601)"
 
 
 def test_small_and_wide_images(tmp_path):
     fill(tmp_path, cat=4, dog=4)
     halves(RED, BLUE, size=64).resize((128, 64)).crop((32, 0, 128, 64)).save(tmp_path / "cat/00.png")
-    data, notes = read(ask(tmp_path, size=16))
+    data, notes = read_dataset(ask(tmp_path, size=16))
     assert notes == ["images smaller than 16 pixels, enlarged: 7"]
     assert data.x[0, :, 8, 1].tolist() == [255, 0, 0] and data.x[0, :, 8, -2].tolist() == [0, 0, 255]
 
@@ -314,59 +314,59 @@ def test_copies_in_two_parts(tmp_path):
     first, *lines = refused(ask(tmp_path)).splitlines()
     assert "two parts: 8; `duplicates: drop` takes them from train (or val), `duplicates: allow` keeps them" in first
     assert len(lines) == 6 and lines[1] == "test/cat/copy0.png (test) = train/cat/00.png (train)" and lines[-1] == "... and 3 more"
-    data, notes = read(ask(tmp_path, duplicates="drop"))
+    data, notes = read_dataset(ask(tmp_path, duplicates="drop"))
     assert [len(data.part(p)) for p in ("train", "val", "test")] == [17, 2, 12] and "8, 8 copies dropped" in notes[-1]
-    assert len(read(ask(tmp_path, duplicates="allow"))[0].y) == 39
+    assert len(read_dataset(ask(tmp_path, duplicates="allow"))[0].y) == 39
 
 
 def test_copies_stay_together_where_parts_are_made(tmp_path):
     fill(tmp_path, cat=20, dog=20)
     for i in range(20): shutil.copy(tmp_path / f"cat/{i:02}.png", tmp_path / f"cat/again{i:02}.png")
     shutil.copy(tmp_path / "cat/03.png", tmp_path / "dog/03 again.png")
-    data, notes = read(ask(tmp_path, per_class={"train": 8}))
+    data, notes = read_dataset(ask(tmp_path, per_class={"train": 8}))
     parts = {}
     for image, part in zip(data.x, data.split): parts.setdefault(image.tobytes(), set()).add(int(part))
     assert all(len(p) == 1 for p in parts.values()) and len(parts) < len(data.y)
     assert np.bincount(data.y[data.part("train")]).max() <= 8
-    assert any(n.startswith("the same picture with two labels: cat/03.png (cat) = ") for n in read(ask(tmp_path))[1])
+    assert any(n.startswith("the same picture with two labels: cat/03.png (cat) = ") for n in read_dataset(ask(tmp_path))[1])
 
 
 # ---- identity
 
 def test_content_decides_the_key(tmp_path):
-    known = identity(ask(fill(tmp_path / "a", cat=3, dog=3)))
+    known = source_identity(ask(fill(tmp_path / "a", cat=3, dog=3)))
     shutil.copytree(tmp_path / "a", tmp_path / "far/b")
-    assert identity(ask(tmp_path / "far/b")) == known and set(known) == {"kind", "sha256"}
+    assert source_identity(ask(tmp_path / "far/b")) == known and set(known) == {"kind", "sha256"}
     (tmp_path / "far/b/cat/notes.txt").write_text("no image")
-    assert identity(ask(tmp_path / "far/b")) == known
+    assert source_identity(ask(tmp_path / "far/b")) == known
     content = bytearray((tmp_path / "far/b/cat/00.png").read_bytes())
     content[-1] ^= 1
     (tmp_path / "far/b/cat/00.png").write_bytes(content)
-    assert identity(ask(tmp_path / "far/b")) != known
+    assert source_identity(ask(tmp_path / "far/b")) != known
     (tmp_path / "a/cat/00.png").rename(tmp_path / "a/dog/zz.png")
-    assert identity(ask(tmp_path / "a")) != known
+    assert source_identity(ask(tmp_path / "a")) != known
 
 
 def test_remembered_hashes_need_no_reading(tmp_path, monkeypatch):
     fill(tmp_path / "a", cat=3, dog=3)
     for file in (tmp_path / "a").rglob("*.png"): os.utime(file, (1, 1))
-    known = identity(ask(tmp_path / "a"), tmp_path / "memory")
+    known = source_identity(ask(tmp_path / "a"), tmp_path / "memory")
     with monkeypatch.context() as patched:
         patched.setattr("synthnb.data.external_images._sha256", lambda path: pytest.fail(f"{path} was read"))
-        assert identity(ask(tmp_path / "a"), tmp_path / "memory") == known
+        assert source_identity(ask(tmp_path / "a"), tmp_path / "memory") == known
     os.utime(tmp_path / "a/cat/00.png", (2, 2))
-    assert identity(ask(tmp_path / "a"), tmp_path / "memory") == known, "touched, not changed"
+    assert source_identity(ask(tmp_path / "a"), tmp_path / "memory") == known, "touched, not changed"
     (tmp_path / "a/cat/00.png").write_bytes(b"")
-    assert identity(ask(tmp_path / "a"), tmp_path / "memory") != known
-    with pytest.raises(BadInput, match="there is no"): identity(ask(tmp_path / "absent"), tmp_path / "memory")
+    assert source_identity(ask(tmp_path / "a"), tmp_path / "memory") != known
+    with pytest.raises(BadInput, match="there is no"): source_identity(ask(tmp_path / "absent"), tmp_path / "memory")
 
 
 def test_other_identities(tmp_path):
-    assert identity(ask("torchvision:MNIST")) == {"kind": "torchvision", "name": "MNIST"}
-    assert identity(ask("hub:some/where", revision="v1")) == {"kind": "hub", "name": "some/where", "config": None, "revision": "v1"}
-    with pytest.raises(BadInput, match="torchvision:mnist: unknown; did you mean 'MNIST'"): identity(ask("torchvision:mnist"))
+    assert source_identity(ask("torchvision:MNIST")) == {"kind": "torchvision", "name": "MNIST"}
+    assert source_identity(ask("hub:some/where", revision="v1")) == {"kind": "hub", "name": "some/where", "config": None, "revision": "v1"}
+    with pytest.raises(BadInput, match="torchvision:mnist: unknown; did you mean 'MNIST'"): source_identity(ask("torchvision:mnist"))
     fill(tmp_path, cat=3, dog=3)
-    assert set(identity(ask(f"hub:{tmp_path}"))) == {"kind", "sha256", "config", "revision"}
+    assert set(source_identity(ask(f"hub:{tmp_path}"))) == {"kind", "sha256", "config", "revision"}
 
 
 # ---- parquet
@@ -386,25 +386,25 @@ def test_parquet_with_names_and_parts(tmp_path):
     table(tmp_path / "data/train-00000-of-00002.parquet", [0, 1] * 5, 1, ["cat", "dog"])
     table(tmp_path / "data/train-00001-of-00002.parquet", [1, 0] * 5, 2, ["cat", "dog"])
     table(tmp_path / "data/test-00000-of-00001.parquet", [0, 1, 1], 3, ["cat", "dog"])
-    data, notes = read(ask(f"parquet:{tmp_path}"))
+    data, notes = read_dataset(ask(f"parquet:{tmp_path}"))
     assert data.classes == ("cat", "dog") and notes == [] and np.bincount(data.split).tolist() == [18, 2, 3]
     assert (data.x[0, 0] == np.asarray(plain(3, 3)[0])).all() and data.y[:3].tolist() == [0, 1, 1], "rows as they lie, files by name"
     assert (data.x[13 + 5, 0] == np.asarray(plain(10, 2)[5])).all()
     table(tmp_path / "data/extra.parquet", [0, 1], 4, ["cat", "dog"])
-    assert read(ask(f"parquet:{tmp_path}"))[1] == ["images in none of train, val, test, ignored: 2 (data/extra.parquet row 0, data/extra.parquet row 1)"]
+    assert read_dataset(ask(f"parquet:{tmp_path}"))[1] == ["images in none of train, val, test, ignored: 2 (data/extra.parquet row 0, data/extra.parquet row 1)"]
 
 
 def test_one_parquet_file_with_other_labels(tmp_path):
     table(tmp_path / "all.parquet", ["b", "a"] * 5, column="kind", picture="img")
-    assert read(ask(f"parquet:{tmp_path / 'all.parquet'}", label="kind"))[0].classes == ("a", "b")
+    assert read_dataset(ask(f"parquet:{tmp_path / 'all.parquet'}", label="kind"))[0].classes == ("a", "b")
     table(tmp_path / "all.parquet", [10, 2] * 5)
-    assert read(ask(f"parquet:{tmp_path / 'all.parquet'}"))[0].classes == ("2", "10")
+    assert read_dataset(ask(f"parquet:{tmp_path / 'all.parquet'}"))[0].classes == ("2", "10")
     table(tmp_path / "all.parquet", [10, 2] * 5, images=[encoded(i, "png") for i in plain(10)])
-    assert read(ask(f"parquet:{tmp_path / 'all.parquet'}"))[0].classes == ("2", "10"), "plain bytes"
-    known = identity(ask(f"parquet:{tmp_path / 'all.parquet'}"))
+    assert read_dataset(ask(f"parquet:{tmp_path / 'all.parquet'}"))[0].classes == ("2", "10"), "plain bytes"
+    known = source_identity(ask(f"parquet:{tmp_path / 'all.parquet'}"))
     (tmp_path / "moved").mkdir()
     (tmp_path / "all.parquet").rename(tmp_path / "moved/all.parquet")
-    assert identity(ask(f"parquet:{tmp_path / 'moved/all.parquet'}")) == known
+    assert source_identity(ask(f"parquet:{tmp_path / 'moved/all.parquet'}")) == known
 
 
 @pytest.mark.parametrize("labels, names, error", [
@@ -449,15 +449,15 @@ def no_cache(tmp_path, monkeypatch):
 
 def test_hub_reads_local_folders(tmp_path, no_cache):
     fill(tmp_path / "pets", train__cat=8, train__dog=8, test__cat=2, test__dog=2)
-    data, notes = read(ask(f"hub:{tmp_path / 'pets'}"))
+    data, notes = read_dataset(ask(f"hub:{tmp_path / 'pets'}"))
     assert data.classes == ("cat", "dog") and len(data.part("test")) == 4 and not any("revision" in n for n in notes)
-    same = read(ask(tmp_path / "pets"))[0]
+    same = read_dataset(ask(tmp_path / "pets"))[0]
     assert sorted(i.tobytes() for i in data.x) == sorted(i.tobytes() for i in same.x)
 
 
 def test_hub_reads_local_parquet(tmp_path, no_cache):
     table(tmp_path / "pets/data/train-0.parquet", [0, 1] * 5, 1, ["cat", "dog"], column="fine", picture="img")
-    assert read(ask(f"hub:{tmp_path / 'pets'}"))[0].classes == ("cat", "dog"), "the only column of class labels"
+    assert read_dataset(ask(f"hub:{tmp_path / 'pets'}"))[0].classes == ("cat", "dog"), "the only column of class labels"
     assert "no column 'coarse' for the option `label`" in refused(ask(f"hub:{tmp_path / 'pets'}", label="coarse"))
 
 
@@ -476,17 +476,17 @@ def test_torchvision_with_parts_by_train(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNTHNB_HOME", str(tmp_path))
     draw = np.random.default_rng(0)
     for part, n in (("train", 60), ("t10k", 20)):
-        idx(home() / f"downloads/MNIST/raw/{part}-images-idx3-ubyte", draw.integers(0, 255, (n, 28, 28), np.uint8))
-        idx(home() / f"downloads/MNIST/raw/{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
-    data, _ = read(ask("torchvision:MNIST", size=28))
+        idx(store_root() / f"downloads/MNIST/raw/{part}-images-idx3-ubyte", draw.integers(0, 255, (n, 28, 28), np.uint8))
+        idx(store_root() / f"downloads/MNIST/raw/{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+    data, _ = read_dataset(ask("torchvision:MNIST", size=28))
     assert data.classes[0] == "0 - zero" and np.bincount(data.split).tolist() == [50, 10, 20] and data.x.shape == (80, 1, 28, 28)
 
 
 def test_torchvision_without_parts_shows_files_as_we_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNTHNB_HOME", str(tmp_path))
-    fill(home() / "downloads/eurosat/2750", Forest=4, River=4)
-    halves((*RED, 0), (*BLUE, 255), "RGBA").save(home() / "downloads/eurosat/2750/Forest/00.png")
-    data, _ = read(ask("torchvision:EuroSAT"))
+    fill(store_root() / "downloads/eurosat/2750", Forest=4, River=4)
+    halves((*RED, 0), (*BLUE, 255), "RGBA").save(store_root() / "downloads/eurosat/2750/Forest/00.png")
+    data, _ = read_dataset(ask("torchvision:EuroSAT"))
     assert data.classes == ("Forest", "River") and data.x[0, :, 4, 1].tolist() == [255, 255, 255], "over white"
 
 
@@ -503,7 +503,7 @@ def test_torchvision_without_network(monkeypatch, tmp_path):
 def test_own_function(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"])
     monkeypatch.setattr(sys, "path", [*sys.path])
-    search_in(tmp_path)
+    add_module_folders(tmp_path)
     (tmp_path / "own_images.py").write_text(
         "import numpy as np\nfrom PIL import Image\n"
         "def pairs(): return [(np.full((8, 8), 10 * i, np.uint8), 'odd' if i % 2 else 'even') for i in range(20)]\n"
@@ -512,16 +512,16 @@ def test_own_function(tmp_path, monkeypatch):
         "def wrong(): return [np.zeros((8, 8))]\n"
         "def fails(): raise ValueError('no disk')\n"
         "def nothing(): return []\n")
-    data, _ = read(ask("own_images:pairs"))
+    data, _ = read_dataset(ask("own_images:pairs"))
     assert data.classes == ("even", "odd") and data.x[3, 0, 0, 0] == 30
-    assert np.bincount(read(ask("own_images:parts"))[0].split).tolist() == [14, 2, 4]
+    assert np.bincount(read_dataset(ask("own_images:parts"))[0].split).tolist() == [14, 2, 4]
     for name, error in (("floats", "all item 0: an array of float64 (8, 8); allowed: uint8 (H, W) or (H, W, 3)"), ("fails", "failed: ValueError: no disk"),
                         ("wrong", "allowed: pairs (image, class name)"), ("nothing", "no images in it"), ("pair", "did you mean 'pairs'")):
         assert error in refused(ask(f"own_images:{name}"))
-    known = identity(ask("own_images:pairs"))
+    known = source_identity(ask("own_images:pairs"))
     assert known["kind"] == "own" and set(known) == {"kind", "name", "code"}
     with open(tmp_path / "own_images.py", "a") as f: f.write("# changed\n")
-    assert identity(ask("own_images:pairs")) != known
+    assert source_identity(ask("own_images:pairs")) != known
 
 
 # ---- real data
@@ -532,16 +532,16 @@ def real(name):
 
 
 def test_fashion_mnist():
-    data, notes = read(ask(real("fashion_mnist"), size=28, per_class={"train": 20, "val": 20, "test": 20}))
+    data, notes = read_dataset(ask(real("fashion_mnist"), size=28, per_class={"train": 20, "val": 20, "test": 20}))
     assert data.x.shape == (600, 1, 28, 28) and data.classes[:2] == ("T-shirt/top", "Trouser") and notes == []
     assert all((np.bincount(data.y[data.part(p)]) == 20).all() for p in ("train", "val", "test"))
     assert 60 < data.x.mean() < 85, "0.286 of white over all of it"
 
 
 def test_grocery_fruit():
-    data, notes = read(ask(real("grocery"), size=32, classes=FRUIT))
+    data, notes = read_dataset(ask(real("grocery"), size=32, classes=FRUIT))
     assert np.bincount(data.split).tolist() == [521, 37, 508] and data.x.shape == (1066, 3, 32, 32) and data.classes == FRUIT and notes == []
-    assert len(read(ask(real("grocery"), label="coarse_label"))[0].classes) == 43
+    assert len(read_dataset(ask(real("grocery"), label="coarse_label"))[0].classes) == 43
 
 
 def test_paths_in_messages_are_the_users(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from synthnb.base.random_streams import rng
-from synthnb.lab.statistics import compare, smallest_effect, worth, worth_words
+from synthnb.lab.statistics import compare, smallest_effect, worth, worth_phrase
 
 ALPHA, STUDIES = 0.05, 2000
 EIGHT = [(f"arm {i}", "reference") for i in range(1, 9)]
@@ -88,4 +88,4 @@ def test_worth_of_the_real_arms_themselves():
     "On a monotone scale a real-only arm is worth its own extra images, whatever the seed."
     scale = [(100 * 2**k, {s: 0.5 + 0.1 * k + 0.01 * s for s in range(8)}) for k in range(3)]
     assert [worth(scale, arm).median for _, arm in scale] == [0, 100, 300]
-    assert worth_words(worth(scale, scale[1][1])) == "worth 100 extra real images (median of 8 seeds; 99 % interval 100 to 100)"
+    assert worth_phrase(worth(scale, scale[1][1])) == "worth 100 extra real images (median of 8 seeds; 99 % interval 100 to 100)"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .validation import Spec, _named, own
+from .validation import Spec, is_plugin, name_or_plugin
 
 # %% ../../nbs/base/05_generator_options.ipynb #781b4b6f
 class Render(Spec):
@@ -22,7 +22,7 @@ class Render(Spec):
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = False
     sees_real: ClassVar[bool] = False
-    outside: ClassVar[str] = ""
+    external_option: ClassVar[str] = ""
 
 class Ddpm(Spec):
     "Denoising diffusion with v-prediction on the cosine schedule, sampled by DPM-Solver++ (Ho et al. 2020; Salimans and Ho 2022; Lu et al. 2022)."
@@ -60,7 +60,7 @@ class Internal(Spec):
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = True
     sees_real: ClassVar[bool] = False
-    outside: ClassVar[str] = ""
+    external_option: ClassVar[str] = ""
 
     @field_validator("process", mode="before")
     @classmethod
@@ -74,12 +74,12 @@ class Internal(Spec):
 class Own(Spec):
     "A generator of the user's own: a function that sees the seed's real base set."
     kind: Literal["own"] = "own"
-    function: Annotated[str, _named("(?!)")]  # module:function
+    function: Annotated[str, name_or_plugin("(?!)")]  # module:function
     options: dict[str, Any] = {}  # what it is called with, beside what every generator is
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = False
     sees_real: ClassVar[bool] = True
-    outside: ClassVar[str] = ""
+    external_option: ClassVar[str] = ""
 
 class Noise(Spec):
     "Uniform random pixels with the right labels: the control that shows what steps and labels alone do."
@@ -87,19 +87,19 @@ class Noise(Spec):
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = False
     sees_real: ClassVar[bool] = False
-    outside: ClassVar[str] = ""
+    external_option: ClassVar[str] = ""
 
 # %% ../../nbs/base/05_generator_options.ipynb #2650ab20
 INSTRUCTION = ("Change this description of {class} in one small way: the pose, the setting or the light. Keep what is shown. "
                "Answer with the new description alone.\nDescription: {caption}\nNew description:")
 
-def _braces(
+def _placeholders(
     text: str,  # a template
 ) -> set[str]:
     "The names in braces."
     return set(re.findall(r"{(.*?)}", text))
 
-def _refuse_idle(
+def _refuse_unused(
     spec: Spec,  # whose `by` says who writes
     names: tuple[str, ...],  # options that whoever writes never reads
 ) -> None:
@@ -109,7 +109,7 @@ def _refuse_idle(
 
 class Perturb(Spec):
     "Other captions made of a caption, so that more images of one source differ (GenDataAgent); the control is `synonyms`."
-    by: Annotated[str, _named("grammar|synonyms|transformers:.+", "grammar", "synonyms", "transformers:NAME_OR_FOLDER")] = "grammar"  # who
+    by: Annotated[str, name_or_plugin("grammar|synonyms|transformers:.+", "grammar", "synonyms", "transformers:NAME_OR_FOLDER")] = "grammar"  # who
     revision: str | None = None  # commit or tag of a hub model
     variants: int = Field(4, ge=1)  # perturbed captions of each caption
     instruction: str = INSTRUCTION  # what a text-generation model is told; it names {class} and {caption}
@@ -119,17 +119,17 @@ class Perturb(Spec):
 
     @model_validator(mode="after")
     def _instruction_is_whole(self):
-        if _braces(self.instruction) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
+        if _placeholders(self.instruction) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
         return self
 
     @model_validator(mode="after")
     def _options_have_effect(self):
-        if self.by in ("grammar", "synonyms"): _refuse_idle(self, ("revision", "instruction", "tokens", "temperature", "batch"))
+        if self.by in ("grammar", "synonyms"): _refuse_unused(self, ("revision", "instruction", "tokens", "temperature", "batch"))
         return self
 
 class Captions(Spec):
     "What is said of each real image, for prompts that name {caption}."
-    by: Annotated[str, _named("clip|transformers:.+", "clip", "transformers:NAME_OR_FOLDER")] = "clip"  # who: `clip` chooses attributes
+    by: Annotated[str, name_or_plugin("clip|transformers:.+", "clip", "transformers:NAME_OR_FOLDER")] = "clip"  # who: `clip` chooses attributes
     revision: str | None = None  # commit or tag of a hub model
     attributes: dict[str, tuple[str, ...]] = {}  # clip: groups of words, one of each is chosen, an empty word for none; where empty: those of the renderings
     tokens: int = Field(30, ge=1)  # most new tokens of an image-to-text model
@@ -139,7 +139,7 @@ class Captions(Spec):
     @model_validator(mode="after")
     def _options_have_effect(self):
         chosen = self.by == "clip" or self.perturb is not None and self.perturb.by == "grammar"  # attributes are
-        _refuse_idle(self, (("revision", "tokens", "batch") if self.by == "clip" else ()) + (() if chosen else ("attributes",)))
+        _refuse_unused(self, (("revision", "tokens", "batch") if self.by == "clip" else ()) + (() if chosen else ("attributes",)))
         return self
 
 class Lora(Spec):
@@ -177,7 +177,7 @@ class Text2Img(Spec):
     lora_scale: float = Field(1.0, gt=0)  # how much of it images are made with; Real-Fake uses 0.5
     shard: int = Field(64, ge=1)  # images a shard; they are made as one batch
     sees_real: ClassVar[bool] = False
-    outside: ClassVar[str] = "model"
+    external_option: ClassVar[str] = "model"
 
     @property
     def trained(self) -> bool:  # whether it is adapted
@@ -187,8 +187,8 @@ class Text2Img(Spec):
     @model_validator(mode="after")
     def _words_count(self):
         wanted, words = {"class", "caption"} if self.captions else {"class"}, " and ".join(["{class}", "{caption}"] if self.captions else ["{class}"])
-        if _braces(self.prompt) != wanted: raise ValueError(f"prompt {self.prompt!r} has to name {words} and nothing else in braces")
-        if self.lora and self.lora.prompt and not {"class"} <= _braces(self.lora.prompt) <= wanted:
+        if _placeholders(self.prompt) != wanted: raise ValueError(f"prompt {self.prompt!r} has to name {words} and nothing else in braces")
+        if self.lora and self.lora.prompt and not {"class"} <= _placeholders(self.lora.prompt) <= wanted:
             raise ValueError(f"lora.prompt {self.lora.prompt!r} has to name {{class}}, and nothing in braces but {words}")
         if self.lora is None and self.lora_scale != 1: raise ValueError("lora_scale has no effect without lora")
         if self.negative and self.guidance <= 1: raise ValueError(f"guidance {self.guidance:g} does without a negative prompt: set negative to '' (empty) too")
@@ -199,7 +199,7 @@ class Img2Img(Text2Img):
     kind: Literal["img2img"] = "img2img"
     strength: float = Field(0.75, gt=0, le=1)  # how far from the source: int(steps x strength) steps are run, 1 keeps nothing of it
     sources: float = Field(1.0, gt=0, le=1)  # share of the base set that serves as sources, the same number of each class
-    source_score: Annotated[str, _named("random", "random")] = "random"  # which: at random, or those with the highest scores of a module:function
+    source_score: Annotated[str, name_or_plugin("random", "random")] = "random"  # which: at random, or those with the highest scores of a module:function
     source_options: dict[str, Any] = {}  # what one's own score is called with, beside images and labels
     sees_real: ClassVar[bool] = True
 
@@ -211,8 +211,8 @@ class Img2Img(Text2Img):
 
     @model_validator(mode="after")
     def _score_has_effect(self):
-        if self.source_options and not own(self.source_score): raise ValueError("source_options belong to a score of one's own; random has none")
-        if own(self.source_score) and self.sources == 1: raise ValueError("source_score has no effect while sources is 1: all images serve")
+        if self.source_options and not is_plugin(self.source_score): raise ValueError("source_options belong to a score of one's own; random has none")
+        if is_plugin(self.source_score) and self.sources == 1: raise ValueError("source_score has no effect while sources is 1: all images serve")
         return self
 
 class Folder(Spec):
@@ -226,6 +226,6 @@ class Folder(Spec):
     shard: int = Field(64, ge=1)  # images a shard
     trained: ClassVar[bool] = False
     sees_real: ClassVar[bool] = False
-    outside: ClassVar[str] = "source"
+    external_option: ClassVar[str] = "source"
 
 Generator = Annotated[Render | Internal | Noise | Own | Text2Img | Img2Img | Folder, Field(discriminator="kind")]

@@ -17,10 +17,10 @@ from ..base.store import Store
 from ..engine.plan import Overview, Plan, overview, plan, status
 from ..engine.run import run
 from ..lab.cell import Cell
-from ..lab.statistics import describe, summary
+from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
-from ..report.pages import write, write_index
-from ..report.published import compare_published, publish, stale
+from ..report.pages import write_index, write_report
+from ..report.published import compare_published, publish_report, staleness
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -77,7 +77,7 @@ class Study:
         import pandas as pd
         lead = self.experiment.lead
         top, gap = self.experiment.values(), self.experiment.values("gap", "train")
-        rows = [{"arm": arm, f"{lead} %": describe(summary(top[arm])), "train - val": describe(summary(gap[arm]))} for arm in self.cells if top[arm]]
+        rows = [{"arm": arm, f"{lead} %": format_summary(summary(top[arm])), "train - val": format_summary(summary(gap[arm]))} for arm in self.cells if top[arm]]
         return pd.DataFrame(rows)
 
     def answer(self) -> str:  # one or two sentences
@@ -88,12 +88,12 @@ class Study:
         "Where the report of one's own runs lies."
         found = self.experiment
         plain = open_experiment(found.source["study"], found.source["testbed"], scale=found.scale).seeds == found.seeds and not found.overrides
-        suffix = ("-debug" if found.scale == "debug" else "") + ("" if plain else "-" + digest(found.described())[:6])
+        suffix = ("-debug" if found.scale == "debug" else "") + ("" if plain else "-" + digest(found.to_dict())[:6])
         return ROOT / "reports" / "local" / found.testbed.name / (found.spec.name + suffix)
 
     def report(self) -> Path:  # index.html
         "Write the report, if rows changed since it was written."
-        path = write(self.experiment, self.folder())
+        path = write_report(self.experiment, self.folder())
         write_index(ROOT / "reports" / "local")
         return path
 
@@ -103,11 +103,11 @@ class Study:
 
     def stale(self) -> str | None:  # one line, None where it is current
         "Whether the published evidence was made by other code or options than today's."
-        return stale(self.experiment)
+        return staleness(self.experiment)
 
     def publish(self) -> Path:  # the published index.html; BadInput where the study is not whole, registered and unmodified
         "Write the committed evidence, reports/<testbed>/<study>/."
-        return publish(self.experiment)
+        return publish_report(self.experiment)
 
 # %% ../../nbs/interface/00_api.ipynb #361f51f2
 def run_all(

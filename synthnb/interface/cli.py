@@ -19,15 +19,15 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from ..base.environment import ROOT, home
+from ..base.environment import ROOT, store_root
 from ..base.errors import BadInput
 from ..base.options import flat
-from ..base.store import Full, Store, room
+from ..base.store import DiskFull, Store, raising_disk_full
 from ..engine.batch_systems import SYSTEMS, job_script
 from ..engine.execute import KernelDied
 from ..engine.plan import overview, status
-from ..engine.run import leftovers, remembered, unneeded
-from ..engine.workers import Lost
+from ..engine.run import leftovers, recorded_experiments, unneeded_artefacts
+from ..engine.workers import SchedulerLost
 from .api import Study, run_all
 from ..lab.study import Experiment, study_names
 from ..lab.testbed import testbed_names, write_testbed
@@ -67,7 +67,7 @@ def parse_sets(
         except yaml.YAMLError: raise BadInput(f"--set {pair!r}: the value is not YAML") from None
     return found
 
-def _open(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None, planning: bool = False) -> Study:
+def _open_study(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None, planning: bool = False) -> Study:
     "Open what the arguments name."
     return Study(name, on, parse_seeds(seeds), scale, parse_sets(sets), planning=planning)
 
@@ -75,7 +75,7 @@ def _open(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | N
 @app.command("plan")
 def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None, workers: Workers = 2) -> None:
     "Show what a run would do, how long it may take, and what it needs; nothing is executed."
-    study = _open(name, on, seeds, scale, sets, planning=True)
+    study = _open_study(name, on, seeds, scale, sets, planning=True)
     print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x {len(study.experiment.seeds)} seeds")
     print(study.plan(workers))
 
@@ -86,36 +86,36 @@ def run_command(
 ) -> None:
     "Run what is missing, write the report, print the answer."
     if limit is not None and limit <= 0: raise BadInput(f"--time-limit {limit:g}: allowed: minutes above 0, such as 30 or 0.5")
-    studies = [_open(name, testbed, seeds, scale, sets) for testbed in on]
-    run_all(studies, workers, scheduler, limit and 60 * limit, _tell)
+    studies = [_open_study(name, testbed, seeds, scale, sets) for testbed in on]
+    run_all(studies, workers, scheduler, limit and 60 * limit, _print_result)
     if any(study.experiment.missing() for study in studies): raise typer.Exit(1)
 
-def _tell(
+def _print_result(
     study: Study,  # that has been run
     failed: list[dict[str, Any]],  # what of it failed: label, error
 ) -> None:
     "Print the answer, and what failed and why."
     if len(study.experiment.missing()) < len(study.cells) * len(study.experiment.seeds):
         print(f"\n{study.answer()}\n\n{study.table().to_string(index=False)}\n\nreport: {study.folder() / 'index.html'}\n{study.reproduces()}", flush=True)
-    reasons = _reasons(study.experiment)
+    reasons = _failure_lines(study.experiment)
     for line in reasons or [f"{result['label']}: {result['error']}" for result in failed]: print(f"failed: {line}", file=sys.stderr)
-    if reasons: print(f"`{_words('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
+    if reasons: print(f"`{_command_line('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
 
-def _executed(
+def _notebook_line(
     notebook: Path,  # of an arm
 ) -> str:
     "Where an arm's executed notebook lies, if it got that far."
     return f"notebook: {notebook}" if notebook.exists() else "no notebook was executed"
 
-def _reasons(
+def _failure_lines(
     run: Experiment,  # that has been run
 ) -> list[str]:  # a line for each arm and reason
     "What failed, and why."
     found: dict[tuple[str, str], list[int]] = {}
     for failure in run.failures(): found.setdefault((failure["arm"], failure["error"]), []).append(failure["seed"])
-    return [f"{arm}, seed {', '.join(map(str, dict.fromkeys(seeds)))}: {error}; {_executed(run.cells[arm].notebook)}" for (arm, error), seeds in found.items()]
+    return [f"{arm}, seed {', '.join(map(str, dict.fromkeys(seeds)))}: {error}; {_notebook_line(run.cells[arm].notebook)}" for (arm, error), seeds in found.items()]
 
-def _words(
+def _command_line(
     command: str,  # plan, run, status, ...
     run: Experiment,  # what it is about
 ) -> str:  # a line for a shell
@@ -131,12 +131,12 @@ def _print_status(
     run: Experiment,  # done, running, or not begun
 ) -> None:
     "Say how far a run is, and of what failed why and how to repeat it."
-    print(f"{_words('run', run)}\n  {overview(run)!r}")
+    print(f"{_command_line('run', run)}\n  {overview(run)!r}")
     if not run.missing(): return
     for row in status(run):
         print(f"  {row['arm']:28} {row['done']:3} of {row['seeds']} seeds" + (f"   running: {', '.join(row['running'])}" if row["running"] else ""))
         for failure in row["failed"]:
-            print(f"    failed: seed {failure['seed']}: {failure['error']}\n      {_executed(failure['notebook'])}\n      by hand: {failure['command']}")
+            print(f"    failed: seed {failure['seed']}: {failure['error']}\n      {_notebook_line(failure['notebook'])}\n      by hand: {failure['command']}")
 
 @app.command("status")
 def status_command(
@@ -146,24 +146,24 @@ def status_command(
 ) -> None:
     "Show how far runs are, also those of other processes, and how to repeat by hand what failed."
     if name is None:
-        for run in remembered(Store()): _print_status(run)
+        for run in recorded_experiments(Store()): _print_status(run)
         return
     if on is None: raise BadInput(f"status {name}: name the testbed with --on; allowed: {', '.join(testbed_names())}, or a .yaml file")
-    study = _open(name, on, seeds, scale, sets)
+    study = _open_study(name, on, seeds, scale, sets)
     _print_status(study.experiment)
     print(study.stale() or study.reproduces())
 
 @app.command("report")
 def report_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None) -> None:
     "Write the report of what is finished."
-    study = _open(name, on, seeds, scale, sets)
+    study = _open_study(name, on, seeds, scale, sets)
     if not len(study.results()): raise BadInput(f"report: {name} on {on} has no finished rows yet; synthnb run {name} --on {on}")
     print(study.report())
 
 @app.command("publish")
 def publish_command(name: Name, on: On) -> None:
     "Write the committed evidence of a whole, unmodified, registered study."
-    print(_open(name, on, None, "full", None).publish())
+    print(_open_study(name, on, None, "full", None).publish())
 
 @app.command("show")
 def show_command(
@@ -176,7 +176,7 @@ def show_command(
         print(f"studies:  {', '.join(study_names())}\ntestbeds: {', '.join(testbed_names())}, or images of your own: synthnb testbed new folder:DIR")
         return
     for testbed in [on] if on else testbed_names():
-        experiment = _open(name, testbed, seeds, scale, sets, planning=True).experiment
+        experiment = _open_study(name, testbed, seeds, scale, sets, planning=True).experiment
         chosen = ", ".join(map(str, experiment.seeds))
         print(f"{experiment.spec.name} on {experiment.testbed.name}, seeds {chosen}, scale {scale}\n{experiment.spec.question}\n")
         differs = experiment.differences()
@@ -225,8 +225,8 @@ def cluster_command(
 def glyph_command() -> None:
     "Make the embedded text-to-image model anew, in data/glyph: 25 minutes on 2 cores; goes on where it was stopped."
     from synthnb.glyph.corpus import GLYPH
-    from synthnb.glyph.making import make
-    found = make()
+    from synthnb.glyph.making import make_glyph
+    found = make_glyph()
     print(found.to_string(index=False, float_format="{:.3f}".format))
     print(f"written: {GLYPH}")
 
@@ -234,7 +234,7 @@ def glyph_command() -> None:
 def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False) -> None:
     "List, or delete, the artefacts that no remembered run needs."
     store = Store()
-    keys, left = unneeded(store), leftovers(store)
+    keys, left = unneeded_artefacts(store), leftovers(store)
     sizes = {key: store.bytes(key) for key in keys}
     for key in keys: print(f"{key}  {sizes[key] / 1e6:.2f} MB")
     for folder in left: print(f"{folder.relative_to(store.root)}  left behind by a process that was killed, or a checkpoint that no remembered run needs")
@@ -248,19 +248,19 @@ def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete the
 def main() -> None:
     "The command: bad input is one clear line and exit code 2; a scheduler that is gone, or a full disk, 3: try again later."
     try:
-        with room(ROOT / "reports", home(), Path.cwd()): code = app(standalone_mode=False)
-    except BadInput as e: _stop(str(e), 2)
-    except Lost as e: _stop(f"{e}; what is finished is kept, and the same command goes on from here", 3)
-    except Full as e: _stop(str(e), 3)
-    except KernelDied as e: _stop(f"the report could not be written: {e}; the same command writes it", 1)
+        with raising_disk_full(ROOT / "reports", store_root(), Path.cwd()): code = app(standalone_mode=False)
+    except BadInput as e: _exit_with(str(e), 2)
+    except SchedulerLost as e: _exit_with(f"{e}; what is finished is kept, and the same command goes on from here", 3)
+    except DiskFull as e: _exit_with(str(e), 3)
+    except KernelDied as e: _exit_with(f"the report could not be written: {e}; the same command writes it", 1)
     except KeyboardInterrupt: code = 130
     except Exception as e:
         if not hasattr(e, "format_message"): raise
-        _stop(e.format_message(), 2)  # typer's own: unknown option, missing argument
-    if code == 130: _stop("stopped; the same command goes on from here", 130)  # Ctrl-C, as typer counts it
+        _exit_with(e.format_message(), 2)  # typer's own: unknown option, missing argument
+    if code == 130: _exit_with("stopped; the same command goes on from here", 130)  # Ctrl-C, as typer counts it
     sys.exit(code or 0)
 
-def _stop(
+def _exit_with(
     message: str,  # what to tell the user
     code: int,  # exit code
 ) -> None:

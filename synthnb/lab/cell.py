@@ -19,9 +19,9 @@ import numpy as np
 from ..base.errors import BadInput
 from ..base.keys import digest
 from ..base.options import Setting, flat
-from ..base.store import Full, Store
+from ..base.store import DiskFull, Store
 from .artefacts import Artefact, World, artefacts
-from .stages import dataset_of, ensure, fetch, scored_pool, training_set, used_pool
+from .stages import ensure, fetch, load_dataset, scored_pool, training_set, used_pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,11 +74,11 @@ class Cell:
         lists = [self.artefacts(seed) for seed in self.seeds]
         failed = {}
         try: ensure([found["weights"] for found in lists], self.store)
-        except (BadInput, Full): raise
+        except (BadInput, DiskFull): raise
         except Exception as e: print(f"not all seeds can be trained ({e}); each is tried by itself", file=sys.stderr)
         for seed, found in zip(self.seeds, lists, strict=True):
             try: ensure([found["rows"]], self.store)  # makes the weights first where they are missing
-            except Full: raise
+            except DiskFull: raise
             except Exception as e:
                 failed[seed] = e
                 print(f"seed {seed} failed: {e}", file=sys.stderr)
@@ -122,7 +122,7 @@ class Cell:
         import pandas as pd
         found = self.artefacts(seed)
         if "captions" not in found: raise BadInput(f"arm {self.arm!r} has no captions")
-        dataset = dataset_of(found["dataset"], self.store)
+        dataset = load_dataset(found["dataset"], self.store)
         told = fetch(found["perturbed" if "perturbed" in found else "captions"], self.store)["captions"]
         base = fetch(found["splits"], self.store)["order"][:self.setting.base * len(dataset.classes)]
         names = pd.Series([dataset.classes[label] for label in dataset.y], name="class")
@@ -141,16 +141,16 @@ class Cell:
     ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # images uint8 (N, C, H, W), labels (N,), class names
         "The real images that one seed trains on."
         x, y, synthetic = self.training_images(seed)
-        return x[~synthetic], y[~synthetic], dataset_of(self.artefacts(seed)["dataset"], self.store).classes
+        return x[~synthetic], y[~synthetic], load_dataset(self.artefacts(seed)["dataset"], self.store).classes
 
     def balance(
         self,
         seed: int,  # one of the cell's
     ) -> "pd.DataFrame":  # class, n, share
         "How many real images of each class one seed trains on."
-        from synthnb.data.datasets import balance
+        from synthnb.data.datasets import class_balance
         _, y, classes = self.real(seed)
-        return balance(y, classes)
+        return class_balance(y, classes)
 
     def table(self) -> "pd.DataFrame":  # one row a seed: test top1, top2, disparity; val and train top1; gap
         "The final numbers of each finished seed."
@@ -168,9 +168,9 @@ class Cell:
         seed: int,  # one of the cell's
     ) -> None:
         "Display real images of one seed."
-        from synthnb.data.images import show
+        from synthnb.data.images import show_images
         x, _, classes = self.real(seed)
-        if len(x): show(x[:60], f"Real images of {', '.join(classes[:10])}, the classes in turn.", zoom=_zoom(x))
+        if len(x): show_images(x[:60], f"Real images of {', '.join(classes[:10])}, the classes in turn.", zoom=_zoom(x))
         else: print(f"arm {self.arm!r} trains on no real images")
 
     def show_pool(
@@ -180,13 +180,13 @@ class Cell:
         "Display the beginning of the pool of one seed, and where its first images come from."
         from IPython.display import display
 
-        from synthnb.data.images import resize, show
+        from synthnb.data.images import resize, show_images
         if not self.artefacts(seed)["weights"].inputs["shards"]:
             print(f"arm {self.arm!r} has no synthetic images")
             return
         pool = self.pool(seed)
         shown = resize(pool.x[:60], min(pool.x.shape[-1], 96))
-        show(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(shown))
+        show_images(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(shown))
         display(pool.provenance.head(5))
 
     def show_captions(
@@ -196,13 +196,13 @@ class Cell:
         "Display what is said of real images, the first ten beside their images, and how often a perturbed caption had to be given up."
         from IPython.display import display
 
-        from synthnb.data.images import show
+        from synthnb.data.images import show_images
         if "captions" not in self.artefacts(seed):
             print(f"arm {self.arm!r} has no captions")
             return
-        told, dataset = self.captions(seed), dataset_of(self.artefacts(seed)["dataset"], self.store)
+        told, dataset = self.captions(seed), load_dataset(self.artefacts(seed)["dataset"], self.store)
         first = told.image.drop_duplicates()[:10]
-        show(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10, zoom=_zoom(dataset.x))
+        show_images(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10, zoom=_zoom(dataset.x))
         display(told[told.image.isin(first)])
         if "how" in told: print(f"{(told.how == 'fallback').sum()} of {len(told)} perturbed captions were given up for the original one")
 
@@ -213,7 +213,7 @@ class Cell:
         "Display the filter's scores: their histogram, and the candidates with the highest and lowest ones."
         from matplotlib.figure import Figure
 
-        from synthnb.data.images import show
+        from synthnb.data.images import show_images
         if "scores" not in self.artefacts(seed)["weights"].inputs:
             print(f"arm {self.arm!r} filters nothing")
             return
@@ -225,10 +225,10 @@ class Cell:
         axes.hist(self.pool(seed).provenance.filter_score, bins=40, range=(scores.min(), scores.max()), color="#4477aa", label="used")
         axes.set(xlabel=self.setting.filter.score, ylabel="images")
         axes.legend()
-        _display(figure, f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
+        _display_figure(figure, f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
         order = scores.argsort(kind="stable")
-        show(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.", zoom=_zoom(pool.x))
-        show(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.", zoom=_zoom(pool.x))
+        show_images(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.", zoom=_zoom(pool.x))
+        show_images(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.", zoom=_zoom(pool.x))
 
     def show_curves(self) -> None:
         "Display the learning curves: accuracy on train and val, a thin line a seed and the mean."
@@ -242,20 +242,20 @@ class Cell:
         sns.lineplot(rows, units="seed", estimator=None, linewidth=0.6, alpha=0.5, legend=False, **look)
         sns.lineplot(rows, errorbar=None, linewidth=2, **look)
         axes.set(ylabel="top-1", ylim=(0, 1.02), xlim=(0, None))
-        _display(figure, f"Learning curves of {self.arm} on train and val, {rows.seed.nunique()} seeds.")
+        _display_figure(figure, f"Learning curves of {self.arm} on train and val, {rows.seed.nunique()} seeds.")
 
     def show_confusion(self) -> None:
         "Display the confusion matrix of all finished seeds on the test set."
-        _display(*self._pictures()["confusion"])
+        _display_figure(*self._pictures()["confusion"])
 
     def show_worst(self) -> None:
         "Display test images of the worst class."
-        _display(*self._pictures()["worst class"])
+        _display_figure(*self._pictures()["worst class"])
 
     def _pictures(self) -> dict:  # name -> figure, alternative text
         "The task's pictures of the test set."
         from synthnb.learn.task import TASKS
-        dataset = dataset_of(self.artefacts(self.seeds[0])["dataset"], self.store)
+        dataset = load_dataset(self.artefacts(self.seeds[0])["dataset"], self.store)
         test = dataset.part("test")
         done = [self.artefacts(seed)["rows"] for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
         if not done: raise BadInput(f"arm {self.arm!r} has no finished seed yet; .make() makes them")
@@ -283,7 +283,7 @@ def _zoom(
     "Enlarge small images so that one can see them."
     return max(1, 48 // x.shape[-1])
 
-def _display(
+def _display_figure(
     figure: "Figure",  # from matplotlib
     alt: str,  # what is to be seen
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .tables import ABSENT, against, interval, number, summary
+from .tables import ABSENT, contrast_by_arm, format_interval, format_number, summary_table
 
 if TYPE_CHECKING: from synthnb.lab.study import Experiment
 
@@ -38,15 +38,15 @@ def latex_table(
     rows: pd.DataFrame,  # its rows
 ) -> str:  # LaTeX that needs the package booktabs
     "The table for a paper: mean ± std, seeds, difference and interval."
-    versus = against(experiment.spec, experiment.comparisons())
+    versus = contrast_by_arm(experiment.spec, experiment.comparisons())
     lines = [r"\begin{tabular}{lrrrl}", r"\toprule", r"arm & top-1 \% & seeds & $\Delta$ points & interval \\", r"\midrule"]
-    for arm, line in summary(rows, experiment.spec.arms).iterrows():
-        spread = "" if pd.isna(line["std"]) else rf" $\pm$ {number(line['std'])}"
-        effect = [number(versus[arm].difference, sign=True), interval(versus[arm])] if arm in versus else [ABSENT, ABSENT]
-        lines.append(" & ".join([_tex(arm), _tex(number(line["top1"])) + spread, str(line["n"]), *map(_tex, effect)]) + r" \\")
+    for arm, line in summary_table(rows, experiment.spec.arms).iterrows():
+        spread = "" if pd.isna(line["std"]) else rf" $\pm$ {format_number(line['std'])}"
+        effect = [format_number(versus[arm].difference, sign=True), format_interval(versus[arm])] if arm in versus else [ABSENT, ABSENT]
+        lines.append(" & ".join([_escape_tex(arm), _escape_tex(format_number(line["top1"])) + spread, str(line["n"]), *map(_escape_tex, effect)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
-def _tex(
+def _escape_tex(
     text: str,  # plain text
 ) -> str:  # the same for LaTeX
     "Escape what LaTeX would read as a command."
