@@ -11,22 +11,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-SPACE = 13  # GB: at the end .venv holds 6.5, while it is made 9.7 with the fetched wheels, and pip keeps 2.7 of these in its cache
+# GB: at the end .venv holds 6.5, while it is made 9.7 with the fetched wheels, and pip keeps 2.7 of these in its cache
+SPACE = 13
 
 
 def missing(version, has_venv, free):
     "The one line that says what has to be there first; None where nothing is missing."
     name = f"python{version[0]}.{version[1]}"
-    if version < OLDEST: return f"synthnb needs Python 3.11 or newer, not {name}: apt install python3.11 python3.11-venv"
+    if version < OLDEST:
+        return f"synthnb needs Python 3.11 or newer, not {name}: apt install python3.11 python3.11-venv"
     if not has_venv: return f"{name} cannot make virtual environments: apt install {name}-venv"
-    if free < SPACE: return f"synthnb's packages (CUDA build of torch) need {SPACE} GB of disk, {free:.1f} GB are free: make room or clone elsewhere"
+    if free < SPACE:
+        return (
+            f"synthnb's packages (CUDA build of torch) need {SPACE} GB of disk, {free:.1f} GB are free: make room or "
+            f"clone elsewhere")
     return None
 
 
 def progress(venv, total, seconds, used):
     "Where the installation stands, as one line."
     log = (venv / "pip.log").read_text(errors="replace")
-    fetched = min(total, len(set(re.findall(r"^ *(?:Downloading|Using cached|Processing) (\S+\.whl)(?= |$)", log, re.M))))
+    fetched = min(total,
+        len(set(re.findall(r"^ *(?:Downloading|Using cached|Processing) (\S+\.whl)(?= |$)", log, re.M))))
     installed = min(total, len(list(venv.glob("lib/python*/site-packages/*.dist-info"))))
     return f"installing {total} packages: {fetched} fetched, {installed} installed, {used:.1f} GB, {seconds:.0f} s"
 
@@ -37,7 +43,8 @@ def pip(venv, total, *arguments):
     env = {**os.environ, "TMPDIR": str(venv / "tmp"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     start, free, shown, terminal = time.monotonic(), shutil.disk_usage(venv).free, 0.0, sys.stdout.isatty()
     with open(venv / "pip.log", "a") as log:
-        process = subprocess.Popen([venv / "bin" / "python", "-m", "pip", "install", "--no-input", *arguments], stdout=log, stderr=log, env=env, cwd=ROOT)
+        process = subprocess.Popen([venv / "bin" / "python", "-m", "pip", "install", "--no-input", *arguments],
+            stdout=log, stderr=log, env=env, cwd=ROOT)
     try:
         while process.poll() is None:
             time.sleep(0.2)
@@ -59,8 +66,10 @@ def main():
     venv, pins = ROOT / ".venv", (ROOT / "requirements.txt").read_text()
     if (venv / "ready").exists() and (venv / "ready").read_text() == pins: return (venv / "ready").touch()
     free = shutil.disk_usage(ROOT).free / 1e9
-    if venv.exists(): free += sum(f.lstat().st_size for f in venv.rglob("*") if not f.is_symlink()) / 1e9  # it is made anew
-    lack = missing(sys.version_info[:2], bool(importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")), free)
+    # it is made anew
+    if venv.exists(): free += sum(f.lstat().st_size for f in venv.rglob("*") if not f.is_symlink()) / 1e9
+    lack = missing(sys.version_info[:2],
+        bool(importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")), free)
     if lack: sys.exit(lack)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
@@ -71,8 +80,10 @@ def main():
         total = pins.count("==") + 1
         pip(venv, total, "--no-compile", "-r", "requirements.txt")
         print("compiling them on all cores", flush=True)
-        compiled = [venv / "bin" / "python", "-m", "compileall", "-q", "-j", "0", *venv.glob("lib/python*/site-packages")]
-        subprocess.run(compiled, stdout=subprocess.DEVNULL)  # on all cores, which pip does on one; files that are no Python of this version stay as they are
+        compiled = [venv / "bin" / "python", "-m", "compileall", "-q", "-j", "0",
+            *venv.glob("lib/python*/site-packages")]
+        # on all cores, which pip does on one; files that are no Python of this version stay as they are
+        subprocess.run(compiled, stdout=subprocess.DEVNULL)
         pip(venv, total, "--no-deps", "--no-build-isolation", "-e", ".")
         shutil.rmtree(venv / "tmp")
         (venv / "ready").write_text(pins)

@@ -31,7 +31,8 @@ def synthnb(*words, home, cwd=None, env=None):
     "Start the command in a session of its own."
     env = {**os.environ, "SYNTHNB_HOME": str(home), **(env or {})}
     command = [sys.executable, "-c", "from synthnb.interface.start import main; main()", *words]
-    return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True)
 
 def start(study, home, *args):
     return synthnb("run", study, *ON, *args, home=home)
@@ -75,7 +76,9 @@ class Hand:
         folder.mkdir(parents=True)
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *words, "--no-dashboard"]
         with open(folder / "log.txt", "w") as log:
-            self.processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **(env or {})}, start_new_session=True))
+            self.processes.append(
+                subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **(env or {})},
+                start_new_session=True))
         return self.processes[-1]
 
     def scheduler(self, port=0):

@@ -12,9 +12,11 @@ from synthnb.lab.artefacts import embedded_world
 from synthnb.lab.statistics import compare, comparison_sentence, worth, worth_phrase
 from synthnb.studies.synthetic_ratio import study
 
-TOP1 = {"real only": 0.555, "real, no augmentation": 0.38, "real x2": 0.68, "real x4": 0.79, "real + 1x synthetic": 0.61, "real + 3x synthetic": 0.65,
+TOP1 = {"real only": 0.555, "real, no augmentation": 0.38, "real x2": 0.68, "real x4": 0.79,
+    "real + 1x synthetic": 0.61, "real + 3x synthetic": 0.65,
         "real + 10x synthetic": 0.64, "synthetic only": 0.47, "real + 3x noise": 0.41}
-FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "weights-0f", "error": "FloatingPointError: the loss is NaN at step 212, seed 5",
+FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "weights-0f",
+    "error": "FloatingPointError: the loss is NaN at step 212, seed 5",
           "tail": 'Traceback (most recent call last):\n  File "train.py", line 88, in fit\n'
                   'FloatingPointError: the loss is NaN at step 212, seed 5 <lr = 400>', "notebook": "none.ipynb"}
 
@@ -22,7 +24,8 @@ FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "w
 class Cell:
     "An arm: its setting and images that stand for its training set and pool."
     def __init__(self, setting, seeds):
-        self.setting, self.seeds, self.notebook, self.world = setting, seeds, "none.ipynb", embedded_world(setting.dataset)
+        self.setting, self.seeds, self.notebook, self.world = (setting, seeds, "none.ipynb",
+            embedded_world(setting.dataset))
 
     def training_images(self, seed):
         data = load_world(self.setting.dataset)
@@ -49,7 +52,8 @@ class Experiment:
         self.lost = {(f["arm"], f["seed"]) for f in self.failed}
 
     def rows(self):
-        lines = [line for arm in TOP1 for seed in self.seeds if (arm, seed) not in self.lost for line in self._lines(arm, seed)]
+        lines = [line for arm in TOP1 for seed in self.seeds if (arm, seed) not in self.lost
+            for line in self._lines(arm, seed)]
         return pd.DataFrame(lines, columns=["study", "testbed", "arm", "seed", "step", "slice", "metric", "value", "n"])
 
     def _lines(self, arm, seed):
@@ -58,18 +62,25 @@ class Experiment:
         classes = np.clip(top1 + 0.1 * draw.normal(size=10), 0.05, 1)
         ends = [("val", top1 + 0.02, 269), ("train", 0.99, 100)]
         curve = [(50 * i, part, "top1", end * (1 - np.exp(-i / 2)), n) for i in range(1, 9) for part, end, n in ends]
-        made = [("pool", "kid", 0.02 + 0.001 * draw.normal(), 300), ("pool", "fidelity", 0.9 if "noise" not in arm else 0.1, 300)] if mix.synthetic else []
-        last = [("test", "top1", top1, 629), ("test", "top2", top1 + 0.1, 629), ("test", "disparity", classes.min() / classes.max(), 629),
+        made = [("pool", "kid", 0.02 + 0.001 * draw.normal(), 300),
+            ("pool", "fidelity", 0.9 if "noise" not in arm else 0.1, 300)] if mix.synthetic else []
+        last = [("test", "top1", top1, 629), ("test", "top2", top1 + 0.1, 629),
+            ("test", "disparity", classes.min() / classes.max(), 629),
                 ("train", "gap", 0.97 - top1, 100),
                 ("batch", "pool_real", 100 * mix.real, None),
-                ("val", "judge_top1", 0.97, 269), *made, *((f"class:{name}", "top1", v, 62) for name, v in zip(names, classes, strict=True))]
-        return [("synthetic_ratio", "digits-wild", arm, seed, *line) for line in curve + [(400, *line) for line in last]]
+                ("val", "judge_top1", 0.97, 269), *made,
+                *((f"class:{name}", "top1", v, 62) for name, v in zip(names, classes, strict=True))]
+        return [("synthetic_ratio", "digits-wild", arm, seed, *line)
+            for line in curve + [(400, *line) for line in last]]
 
     def costs(self):
         where = {"host": "a test", "device": "cpu", "commit": "abc", "versions": "python 3.11 torch 2.15",
                  "made": "2026-11-20T20:00:00+00:00", "study": "s", "testbed": "t"}
         kinds = [("shard", 0.4), ("weights", 6.0), ("rows", 0.7)]
-        return pd.DataFrame([where | {"arm": arm, "seed": seed, "kind": kind, "key": f"{kind}-{i}-{seed}", "seconds": s, "cpu_seconds": s, "peak_mb": 700 + s}
+        return pd.DataFrame(
+            [where
+            | {"arm": arm, "seed": seed, "kind": kind, "key": f"{kind}-{i}-{seed}", "seconds": s, "cpu_seconds": s,
+            "peak_mb": 700 + s}
                              for i, arm in enumerate(TOP1) for seed in self.seeds for kind, s in kinds])
 
     def values(self):
@@ -80,7 +91,10 @@ class Experiment:
     def missing(self): return sorted(self.lost)
     def failures(self): return self.failed
     def comparisons(self): return compare(self.values(), study.contrasts)
-    def answer(self): return f"On digits-wild, {comparison_sentence(self.comparisons()[0]).rstrip('.')}: {worth_phrase(self.worths()['real + 3x synthetic'])}."
+    def answer(self):
+        return (
+            f"On digits-wild, {comparison_sentence(self.comparisons()[0]).rstrip('.')}: "
+            f"{worth_phrase(self.worths()['real + 3x synthetic'])}.")
 
     def worths(self):
         values = self.values()

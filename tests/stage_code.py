@@ -13,14 +13,16 @@ def shape(node):
     if isinstance(node, list): return [shape(n) for n in node]
     if not isinstance(node, ast.AST): return repr(node)
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, []) or name == "value"}
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node,
+        clean=False) is not None:
         fields["body"] = node.body[1:]
     return [type(node).__name__, *([name, shape(value)] for name, value in fields.items())]
 
 
 def code(modules, package=PACKAGE):
     "A hash of what these modules do."
-    trees = [[name, shape(ast.parse((package / f"{name.replace('.', '/')}.py").read_text()))] for name in sorted(modules)]
+    trees = [[name, shape(ast.parse((package / f"{name.replace('.', '/')}.py").read_text()))]
+        for name in sorted(modules)]
     return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
 
 

@@ -93,7 +93,9 @@ def test_plan_imports_no_torch_and_is_quick(tmp_path):
 def test_show_names_every_option_and_what_differs(tmp_path):
     done = synthnb("show", *STUDY, home=tmp_path / "store")
     assert done.returncode == 0
-    for part in ("recipe.steps = ", "what differs:", "real + 3x noise: ", "generator.kind = noise", "against real only"): assert part in done.stdout
+    for part in ("recipe.steps = ", "what differs:", "real + 3x noise: ", "generator.kind = noise",
+        "against real only"):
+        assert part in done.stdout
     assert "testbeds: digits" in synthnb("show", home=tmp_path / "store").stdout
 
 def test_status_and_gc_of_an_empty_store(tmp_path):
@@ -103,6 +105,7 @@ def test_status_and_gc_of_an_empty_store(tmp_path):
     assert synthnb("report", *STUDY, home=tmp_path / "store").returncode == 2
 
 def test_a_share_that_cannot_be_reached_is_refused_before_anything_runs(tmp_path):
-    (tmp_path / "mine.yaml").write_text(GOOD.replace("mix.synthetic: 1", "mix.synthetic: 1, mix.real: 0, mix.real_share: 0.5"))
+    (tmp_path / "mine.yaml").write_text(
+        GOOD.replace("mix.synthetic: 1", "mix.synthetic: 1, mix.real: 0, mix.real_share: 0.5"))
     done = synthnb("plan", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
     assert done.returncode == 2 and "mix.real_share = 0.5: there are no real images" in done.stderr

@@ -19,7 +19,9 @@ from synthnb.lab.artefacts import Artefact
 from synthnb.lab.study import open_experiment
 from synthnb.learn.train import load_checkpoint, save_checkpoint
 
-LINE = r"(?m)^synthnb: (/\S+): {why}, its file system has [\d.]+ MB left; what is finished is kept: make room there, and the same command goes on from here$"
+LINE = (
+    r"(?m)^synthnb: (/\S+): {why}, its file system has [\d.]+ MB left; what is finished is kept: make room there, and "
+    r"the same command goes on from here$")
 NO_SPACE, QUOTA = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
 FULL = 3  # as where the scheduler is gone: nothing is wrong with what was asked for
 LATE = '''
@@ -86,7 +88,8 @@ def whole(home, undisturbed):
     for key in keys: store.check(key)
     assert keys <= set(Store(undisturbed["home"]).keys()) and set(lines) <= keys and set(lines.values()) <= {1}
     assert not list(store.root.glob("partial/*/failure.txt")), "a full disk is no failure of a seed"
-    assert not list(store.root.glob("attempts/*")) and not list(store.root.glob("partial/*/*.part")) and not list(store.root.glob("drivers/*"))
+    assert (not list(store.root.glob("attempts/*")) and not list(store.root.glob("partial/*/*.part"))
+        and not list(store.root.glob("drivers/*")))
     return keys
 
 
@@ -96,14 +99,18 @@ def made(home, keys): return {key: (Store(home).folder(key) / "manifest.json").s
 # ---- whoever writes
 
 @pytest.mark.parametrize("content", [
-    {"x": np.arange(400_000.0)}, {"x": np.arange(2000.0)}, {"w": {"a": np.arange(400_000.0)}}, {"w": {"a": np.arange(2000.0)}}, {"n": {"a": "b" * 9000}},
-    {"rows": pd.DataFrame({"a": np.random.default_rng(0).normal(size=2000)})}], ids=["array", "array's end", "weights", "weights' end", "json", "table"])
+    {"x": np.arange(400_000.0)}, {"x": np.arange(2000.0)}, {"w": {"a": np.arange(400_000.0)}},
+    {"w": {"a": np.arange(2000.0)}}, {"n": {"a": "b" * 9000}},
+    {"rows": pd.DataFrame({"a": np.random.default_rng(0).normal(size=2000)})}],
+    ids=["array", "array's end", "weights", "weights' end", "json", "table"])
 def test_whatever_an_artefact_holds(disk, content):
     store, key = Store(disk.place), f"thing-{'0' * 24}"
     store.save(f"thing-{'1' * 24}", {"note": {"a": 1}})
     disk.fill(leave=8192)
-    with pytest.raises(DiskFull, match=rf"^{disk.place}\S*: {NO_SPACE}, its file system has 0\.0 MB left; "): store.save(key, content)
-    assert not store.has(key) and not list((disk.place / "attempts").iterdir()) and list(store.keys()) == [f"thing-{'1' * 24}"]
+    with pytest.raises(DiskFull, match=rf"^{disk.place}\S*: {NO_SPACE}, its file system has 0\.0 MB left; "):
+        store.save(key, content)
+    assert (not store.has(key) and not list((disk.place / "attempts").iterdir()) and list(store.keys())
+        == [f"thing-{'1' * 24}"])
     disk.grow("9m")
     store.save(key, content)
     store.check(key)
@@ -134,14 +141,17 @@ def test_the_checkpoint_before_stays(disk):
 
 def test_no_half_of_a_notebook(disk, tmp_path):
     import nbformat
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("print('a' * n)")])
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('a' * n)")])
     nb.metadata["kernelspec"] = {"name": "python3", "display_name": "python3", "language": "python"}
     nbformat.write(nb, tmp_path / "template.ipynb")
     output = disk.place / "out.ipynb"
     execute_notebook(tmp_path / "template.ipynb", output, {"n": 10})
     disk.fill(leave=16384)
     with pytest.raises(DiskFull, match=NO_SPACE): execute_notebook(tmp_path / "template.ipynb", output, {"n": 30_000})
-    assert "'a' * n" in output.read_text() and len(nbformat.read(output, 4).cells) == 3 and {p.name for p in disk.place.iterdir()} == {"out.ipynb", "filler"}
+    assert ("'a' * n" in output.read_text() and len(nbformat.read(output, 4).cells) == 3
+        and {p.name for p in disk.place.iterdir()} == {"out.ipynb", "filler"})
 
 
 def test_what_cannot_be_noted_does_not_hide_the_error(tmp_path, monkeypatch, capsys):
@@ -164,7 +174,8 @@ def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
         sync(fd)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFull, match=key.split("-")[1]): cell.make()
-    assert len(cell.results().seed.unique()) == 1 and not list(tmp_path.rglob("failure.txt")) and "failed" not in capsys.readouterr().err
+    assert (len(cell.results().seed.unique()) == 1 and not list(tmp_path.rglob("failure.txt"))
+        and "failed" not in capsys.readouterr().err)
     monkeypatch.undo()
     assert len(cell.make().seed.unique()) == 2
 
@@ -172,7 +183,9 @@ def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
 # ---- whole runs
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("words", [("shard-",), pytest.param(("runs/", "shard-", "checkpoint.safetensors", "weights-", "results.csv"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("words",
+    [("shard-",),
+    pytest.param(("runs/", "shard-", "checkpoint.safetensors", "weights-", "results.csv"), marks=pytest.mark.slow)])
 def test_a_disk_that_is_found_full_late_wherever_that_is(words, study, undisturbed, tmp_path):
     flag, home, before = tmp_path / "full", tmp_path / "store", {}
     (tmp_path / "sitecustomize.py").write_text(LATE.format(guard=str(OFFLINE / "sitecustomize.py"), flag=str(flag)))
@@ -192,7 +205,8 @@ def test_a_disk_that_is_found_full_late_wherever_that_is(words, study, undisturb
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("share", [0.25, 0.6, 0.9])
 def test_a_run_on_a_disk_that_is_full_in_the_middle(disk, share, study, undisturbed):
-    home, needed = disk.place / "store", sum(-(-p.stat().st_size // 4096) * 4096 for p in undisturbed["home"].rglob("*") if p.is_file())
+    home, needed = (disk.place / "store",
+        sum(-(-p.stat().st_size // 4096) * 4096 for p in undisturbed["home"].rglob("*") if p.is_file()))
     disk.grow(int(share * needed))
     assert stopped(start(study, home)).startswith(str(disk.place))
     finished = made(home, whole(home, undisturbed))
@@ -201,4 +215,5 @@ def test_a_run_on_a_disk_that_is_full_in_the_middle(disk, share, study, undistur
     disk.grow(4 * needed)
     finish(start(study, home))
     assert made(home, finished) == finished, "something finished was made again"
-    assert whole(home, undisturbed) == set(Store(undisturbed["home"]).keys()) and results(study, home) == undisturbed["results"]
+    assert (whole(home, undisturbed) == set(Store(undisturbed["home"]).keys()) and results(study, home)
+        == undisturbed["results"])

@@ -54,9 +54,11 @@ def faults(tmp_path_factory):
     place = tmp_path_factory.mktemp("faults")
     (place / "faults.py").write_text(FAULTS)
     (place / "faults.yaml").write_text(STUDY)
-    out, err = finish(synthnb("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5", home=place / "store", cwd=place), code=1)
+    out, err = finish(
+        synthnb("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5", home=place / "store", cwd=place), code=1)
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
-    return {"place": place, "out": out, "err": err, "experiment": experiment, "status": {row["arm"]: row for row in status(experiment)}}
+    return {"place": place, "out": out, "err": err, "experiment": experiment,
+        "status": {row["arm"]: row for row in status(experiment)}}
 
 def errors(faults, arm):
     "What is said of each failed seed of an arm."
@@ -85,15 +87,18 @@ def test_run_status_and_page_tell_them(faults):
     for arm in ("one bad seed", "out of memory in training", "hangs in training"):
         notebook = faults["experiment"].cells[arm].notebook
         assert f"notebook: {notebook}" in out and notebook.exists(), "an executed notebook shows where it ended"
-    assert "took longer than the time limit of 30 s" in faults["experiment"].cells["hangs in training"].notebook.read_text()
+    assert "took longer than the time limit of 30 s" in faults["experiment"].cells[
+        "hangs in training"].notebook.read_text()
 
 def test_the_command_by_hand_works_as_it_is_printed(faults):
     failure = faults["status"]["one bad seed"]["failed"][0]
     printed = finish(synthnb("status", home=faults["place"] / "store"))[0]
-    line = next(line for line in printed.splitlines() if line.strip() == f"by hand: {failure['command']}").partition("by hand: ")[2]
+    line = next(line for line in printed.splitlines() if line.strip() == f"by hand: {failure['command']}").partition(
+        "by hand: ")[2]
     env = {name: value for name, value in os.environ.items() if name != "SYNTHNB_HOME"}
     failing = subprocess.run(["bash", "-c", line], cwd="/", env=env, capture_output=True, text=True)
     assert failing.returncode != 0 and "NotFinite" in failing.stderr
-    good = subprocess.run(["bash", "-c", repeat_command(faults["experiment"], "good", [2])], cwd="/", env=env, capture_output=True, text=True)
+    good = subprocess.run(["bash", "-c", repeat_command(faults["experiment"], "good", [2])], cwd="/", env=env,
+        capture_output=True, text=True)
     assert good.returncode == 0, good.stderr
     assert list(faults["experiment"].cells["good"].notebook.parent.glob("good-*-by-hand.ipynb"))

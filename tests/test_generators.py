@@ -47,19 +47,25 @@ def list_of(told, arm): return told.cells[arm].artefacts(0)
 
 
 def test_what_arms_share_is_made_once(told):
-    caption, perturbed, adapted, other = (list_of(told, arm) for arm in ("caption", "perturbed", "adapted", "adapted, drawn otherwise"))
+    caption, perturbed, adapted, other = (
+        list_of(told, arm) for arm in ("caption", "perturbed", "adapted", "adapted, drawn otherwise"))
     assert caption["captions"].key == perturbed["captions"].key == list_of(told, "adapted to captions")["captions"].key
-    assert adapted["generator"].key == other["generator"].key and adapted["shard/0"].key != other["shard/0"].key, "one adaptation for every guidance"
+    assert (adapted["generator"].key == other["generator"].key
+        and adapted["shard/0"].key != other["shard/0"].key), "one adaptation for every guidance"
     assert list_of(told, "adapted to captions")["generator"].key != adapted["generator"].key
     names = list(perturbed)
-    assert names.index("captions") < names.index("perturbed") < names.index("shard/0") < names.index("features/0") < names.index("rows")
-    assert "sources" in list_of(told, "chosen") and "sources" not in list_of(told, "started") and "generator" not in caption
+    assert (names.index("captions") < names.index("perturbed") < names.index("shard/0") < names.index("features/0")
+        < names.index("rows"))
+    assert ("sources" in list_of(told, "chosen") and "sources" not in list_of(told, "started")
+        and "generator" not in caption)
 
 
 def test_what_differs_names_whole_parts(told):
     found = told.differences()
-    assert found["generator.lora"]["adapted"] == "steps 2, batch 4, flip False" and found["generator.lora"]["caption"] is None
-    assert found["generator.captions"]["caption"] == "by default" and found["generator.captions.perturb"]["perturbed"] == "variants 2"
+    assert (found["generator.lora"]["adapted"] == "steps 2, batch 4, flip False"
+        and found["generator.lora"]["caption"] is None)
+    assert (found["generator.captions"]["caption"] == "by default" and found["generator.captions.perturb"]["perturbed"]
+        == "variants 2")
 
 
 def test_each_image_is_told_of_its_own_source(told, pools):
@@ -95,7 +101,8 @@ def test_an_adaptation_changes_images_and_is_a_standard_file(told, pools):
 def test_rows_hold_diversity(told):
     rows = told.cells["caption"].make()
     pool = rows[rows.slice == "pool"].set_index("metric")
-    assert {"fidelity", "kid", "vendi", "clip_distance"} <= set(pool.index) and 1 <= pool.value["vendi"] <= 4 and pool.n["vendi"] == 40
+    assert ({"fidelity", "kid", "vendi", "clip_distance"} <= set(pool.index) and 1 <= pool.value["vendi"] <= 4
+        and pool.n["vendi"] == 40)
     assert ("test", "top5") in set(zip(rows.slice, rows.metric))
 
 
@@ -103,8 +110,10 @@ def test_rows_hold_diversity(told):
     ({"generator.prompt": "a {class} that is {caption}"}, "has to name {class} and nothing else"),
     ({"generator.captions": {}}, "has to name {class} and {caption}"),
     ({"generator.lora_scale": 0.5}, "lora_scale has no effect without lora"),
-    ({"generator.kind": "img2img", "generator.source_score": "mine:score"}, "source_score has no effect while sources is 1"),
-    ({"generator.prompt": "{class} {caption}", "generator.captions": {"by": "transformers:nowhere/at/all"}}, "there is no folder"),
+    ({"generator.kind": "img2img", "generator.source_score": "mine:score"},
+    "source_score has no effect while sources is 1"),
+    ({"generator.prompt": "{class} {caption}", "generator.captions": {"by": "transformers:nowhere/at/all"}},
+    "there is no folder"),
     ({"generator.prompt": "{class} {caption}", "generator.captions": {}, "encoder": None}, "needs a CLIP model"),
 ])
 def test_what_cannot_be_is_said_before_anything_runs(changes, said, tmp_path):

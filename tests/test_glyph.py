@@ -9,8 +9,10 @@ from transformers import CLIPModel, CLIPProcessor
 from synthnb import glyph
 
 LEAST = {  # what is asked of them
-    ("fidelity", "guidance 2"): 0.85, ("fidelity", "guidance 7.5"): 0.95, ("zero-shot", "renderings"): 0.85, ("zero-shot", "digits"): 0.5,
-    ("zero-shot", "digits-wild"): 0.35, ("steering", "slant"): 0.7, ("steering", "weight"): 0.7, ("steering", "size"): 0.7, ("steering", "ground"): 0.95}
+    ("fidelity", "guidance 2"): 0.85, ("fidelity", "guidance 7.5"): 0.95, ("zero-shot", "renderings"): 0.85,
+    ("zero-shot", "digits"): 0.5,
+    ("zero-shot", "digits-wild"): 0.35, ("steering", "slant"): 0.7, ("steering", "weight"): 0.7,
+    ("steering", "size"): 0.7, ("steering", "ground"): 0.95}
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +27,16 @@ def test_the_committed_weights_are_good_enough(measured):
 
 def test_the_record_is_what_is_measured(measured):
     record = pd.read_csv(glyph.GLYPH / "quality.csv").set_index(["measure", "of"]).value
-    far = {name: (record[name], measured[name]) for name in LEAST if abs(record[name] - measured[name]) > 0.06}  # fewer images are drawn here
+    # fewer images are drawn here
+    far = {name: (record[name], measured[name]) for name in LEAST if abs(record[name] - measured[name]) > 0.06}
     assert not far and set(record.index) == set(LEAST)
 
 
 def test_it_is_small_and_of_the_real_classes():
     files = [file for file in glyph.GLYPH.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 6e6
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".txt", ".csv", ".md"}, "nothing that is pickled"
+    assert ({file.suffix for file in files}
+        <= {".json", ".safetensors", ".txt", ".csv", ".md"}), "nothing that is pickled"
     assert isinstance(StableDiffusionPipeline.from_pretrained(glyph.GLYPH), StableDiffusionPipeline)
     assert isinstance(CLIPModel.from_pretrained(glyph.GLYPH / "clip"), CLIPModel)
 
@@ -43,7 +47,8 @@ def test_image_to_image_stays_nearer_the_lower_its_strength():
     x, y, _, _ = glyph.corpus("test", 50)
     source = torch.from_numpy(x).float().repeat(1, 3, 1, 1) / 255
     def away(strength):
-        made = pipe(["a photo of a digit"] * 50, image=source, strength=strength, num_inference_steps=20, guidance_scale=2.0,
+        made = pipe(["a photo of a digit"] * 50, image=source, strength=strength, num_inference_steps=20,
+            guidance_scale=2.0,
                     generator=torch.Generator().manual_seed(0), output_type="np").images
         return np.abs(made.mean(-1) - x[:, 0] / 255).mean()
     assert away(0.3) < away(0.6) < away(0.9)

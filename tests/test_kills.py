@@ -31,8 +31,10 @@ GENERATORS = {  # in YAML; the model makes an image in one step, that 5,000 of t
     "text2img": f"{{kind: text2img, model: '{ROOT / 'data' / 'glyph'}', steps: 1, guidance: 1, negative: ''}}"}
 SHARDS = 79  # of 64 images: the last of the 5,000 lie in the 79th
 
-NAMES = {"kernel": "ipykernel_launcher", "worker": "spawn_main"}  # what a process that was not forked is -> a word of its command line
-FORKED = ("server", "worker", "kernel")  # what a copy of the fork server is, by how far it is from the driver; a server of kernels counts as a worker
+# what a process that was not forked is -> a word of its command line
+NAMES = {"kernel": "ipykernel_launcher", "worker": "spawn_main"}
+# what a copy of the fork server is, by how far it is from the driver; a server of kernels counts as a worker
+FORKED = ("server", "worker", "kernel")
 
 class Monkey:
     "Runs a study until it is finished, and kills what belongs to it now and then."
@@ -51,7 +53,8 @@ class Monkey:
         "Start the driver."
         self.logs += 1
         where = ["--scheduler", self.hand.address] if self.hand else []
-        command = [sys.executable, "-c", "from synthnb.interface.start import main; main()", "run", self.study, *ON, *SEEDS, *where]
+        command = [sys.executable, "-c", "from synthnb.interface.start import main; main()", "run", self.study, *ON,
+            *SEEDS, *where]
         with open(self.log, "w") as log:
             env = {**os.environ, "SYNTHNB_HOME": str(self.home)}
             self.driver = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
@@ -72,7 +75,9 @@ class Monkey:
                 what = next((what for what, word in NAMES.items() if word in command), None)
                 if "multiprocessing.forkserver" in command and root.pid in line: what = FORKED[line.index(root.pid)]
                 if what: found.setdefault(what, []).append(process)
-        if self.hand: found["nanny"] = [psutil.Process(p.pid) for p in self.hand.processes if p.poll() is None and "dask_worker" in " ".join(p.args)]
+        if self.hand:
+            found["nanny"] = [psutil.Process(p.pid) for p in self.hand.processes if p.poll() is None
+                and "dask_worker" in " ".join(p.args)]
         self.seen |= {process for group in found.values() for process in group}
         return {what: group for what, group in found.items() if group}
 
@@ -102,7 +107,8 @@ class Monkey:
         self.start()
         while True:
             if sum(self.kills.values()) < kills:
-                try: code = self.driver.wait(timeout=self.draw.uniform(0.5, 6 if self.hand else 16))  # without a cluster nobody works for the first ten seconds
+                # without a cluster nobody works for the first ten seconds
+                try: code = self.driver.wait(timeout=self.draw.uniform(0.5, 6 if self.hand else 16))
                 except subprocess.TimeoutExpired:
                     self.kill_one()
                     continue
@@ -141,9 +147,12 @@ def test_fifty_kills(study, tmp_path, capsys):
             monkey.work(wanted)
             judge(monkey, expected)
         killed.update({("by hand" if number % 2 else "local", what): n for what, n in monkey.kills.items()})
-        with capsys.disabled(): print(f"\nstudy {number}: {dict(monkey.kills)}, {monkey.logs} drivers, {time.monotonic() - began:.0f} s", flush=True)
+        with capsys.disabled():
+            print(f"\nstudy {number}: {dict(monkey.kills)}, {monkey.logs} drivers, {time.monotonic() - began:.0f} s",
+                flush=True)
     with capsys.disabled():
-        print(f"\n{sum(killed.values())} kills in {number} studies and {time.monotonic() - began:.0f} s: results to the byte, nothing torn, nothing made twice")
+        print(f"\n{sum(killed.values())} kills in {number} studies and {time.monotonic() - began:.0f} s: results to "
+            f"the byte, nothing torn, nothing made twice")
         for (where, what), n in sorted(killed.items()): print(f"  {where:8} {what:10} {n:3}")
     assert len({what for _, what in killed}) >= 4 or KILLS < 20
 
@@ -162,7 +171,8 @@ def test_a_pool_of_5000_killed_three_times(generator, tmp_path, capsys):
     began, seen, had = time.monotonic(), [], []
     finish(start(study, calm, "--seeds", "1"), timeout=700)
     undisturbed, expected = time.monotonic() - began, shards(calm)
-    assert len(expected) == SHARDS and all(set(files) == {"x.npy", "y.npy", "provenance.parquet"} for files in expected.values())
+    assert (len(expected) == SHARDS
+        and all(set(files) == {"x.npy", "y.npy", "provenance.parquet"} for files in expected.values()))
     for kill in range(3):
         driver, least = start(study, home, "--seeds", "1"), draw.randrange(25 * kill + 1, 25 * kill + 20)
         until(lambda: len(shards(home)) >= least, driver, timeout=400)  # noqa: B023 - asked at once
@@ -175,7 +185,8 @@ def test_a_pool_of_5000_killed_three_times(generator, tmp_path, capsys):
     assert shards(home) == expected, "x, y and provenance, to the byte"
     for key in expected: Store(home).check(key)
     assert journal(home) == journal(calm) and set(journal(home).values()) == {1}, "everything was made exactly once"
-    for before in had: assert before == {key: (Store(home).folder(key) / "manifest.json").stat().st_mtime_ns for key in before}
+    for before in had:
+        assert before == {key: (Store(home).folder(key) / "manifest.json").stat().st_mtime_ns for key in before}
     assert results(str(study), home, 1) == results(str(study), calm, 1)
     torn = leftovers(Store(home))
     assert len(torn) <= 3 * 2, "at most what two workers wrote when they were killed"
@@ -183,5 +194,6 @@ def test_a_pool_of_5000_killed_three_times(generator, tmp_path, capsys):
     assert not leftovers(Store(home)) and shards(home) == expected
     assert not psutil.wait_procs(seen, timeout=15)[1], "processes are left over"
     with capsys.disabled():
-        print(f"\n{generator}: 3 kills at {', '.join(str(len(there)) for there in had)} of {SHARDS} shards, {len(torn)} half-written left; "
+        print(f"\n{generator}: 3 kills at {', '.join(str(len(there)) for there in had)} of {SHARDS} shards, "
+            f"{len(torn)} half-written left; "
               f"{undisturbed:.0f} s undisturbed, {time.monotonic() - began - undisturbed:.0f} s with kills", flush=True)

@@ -27,14 +27,16 @@ def own_cells(notebook):
     "(name, source) of the code cells that are not exported."
     for i, cell in enumerate(json.loads(notebook.read_text())["cells"]):
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not SKIPPED.search(source) and "nbdev_export()" not in source: yield f"{notebook.name}[{i}]", source
+        if cell["cell_type"] == "code" and not SKIPPED.search(source) and "nbdev_export()" not in source:
+            yield f"{notebook.name}[{i}]", source
 
 
 def execute(notebook, namespace):
     "Run a notebook's own cells in this process."
     with mock.patch.dict(os.environ):
         for where, source in own_cells(notebook):
-            linecache.cache[where] = (len(source), None, source.splitlines(keepends=True), where)  # so that a traceback shows the cell
+            # so that a traceback shows the cell
+            linecache.cache[where] = (len(source), None, source.splitlines(keepends=True), where)
             exec(compile(source, where, "exec"), namespace)
     plt.close("all")
 
@@ -53,7 +55,8 @@ def test_the_page_of_a_testbed_holds(notebook, tmp_path, monkeypatch):
 
 
 def test_every_library_notebook_checks_its_module():
-    unchecked = [p.name for p in LIBRARY if p.parent.name != "studies" and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
+    unchecked = [p.name for p in LIBRARY if p.parent.name != "studies"
+        and not any(re.search(r"^\s*assert\b", s, re.M) for _, s in own_cells(p))]
     assert unchecked == []
 
 
@@ -63,9 +66,12 @@ def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     with fork_server(): execute_notebook(notebook, tmp_path / notebook.name, {})
     done = nbformat.read(tmp_path / notebook.name, 4)
     shown = [o.data for cell in done.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
-    assert shown and all("image/png" in data or "text/html" in data for data in shown), "a figure without its picture, or a leftover of a progress bar"
+    assert (shown
+        and all("image/png" in data or "text/html" in data
+        for data in shown)), "a figure without its picture, or a leftover of a progress bar"
 
 
 @pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(tmp_path):
-    papermill.execute_notebook(ROOT / "nbs/tour.ipynb", tmp_path / "tour.ipynb", cwd=tmp_path, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(ROOT / "nbs/tour.ipynb", tmp_path / "tour.ipynb", cwd=tmp_path, kernel_name="python3",
+        progress_bar=False)

@@ -13,7 +13,8 @@ from synthnb.base.environment import ROOT
 from synthnb.base.store import Store
 
 REAL = ROOT.parent / "shared" / "realdata"
-FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference", "Kaiser", "Orange", "Satsumas"]
+FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference",
+    "Kaiser", "Orange", "Satsumas"]
 
 
 def synthnb(*words, cwd, code=0):
@@ -35,7 +36,8 @@ def test_a_new_user_studies_a_folder(tmp_path):
     photos(tmp_path / "my pets")
     assert "my-pets.yaml" in synthnb("testbed", "new", "folder:my pets", cwd=tmp_path)[0]
     text = (tmp_path / "my-pets.yaml").read_text()
-    assert "3 classes (cat, dog, owl), in colour" in text and yaml.safe_load(text)["setting"]["dataset"]["source"] == "folder:my pets"
+    assert ("3 classes (cat, dog, owl), in colour" in text and yaml.safe_load(text)["setting"]["dataset"]["source"]
+        == "folder:my pets")
     planned, _ = synthnb("plan", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", cwd=tmp_path)
     assert "9 arms x 2 seeds" in planned and "notebook" in planned
     ran, err = synthnb("run", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", cwd=tmp_path)
@@ -47,11 +49,13 @@ def test_a_new_user_studies_a_folder(tmp_path):
 
 def test_a_folder_is_a_testbed_without_any_file(tmp_path):
     photos(tmp_path / "pets")
-    assert "on pets-" in synthnb("plan", "synthetic_ratio", "--on", "folder:pets", "--scale", "debug", "--set", "dataset.size=16", cwd=tmp_path)[0]
+    assert "on pets-" in synthnb("plan", "synthetic_ratio", "--on", "folder:pets", "--scale", "debug", "--set",
+        "dataset.size=16", cwd=tmp_path)[0]
     keys = set(Store(tmp_path / "store").keys())
     assert [key.partition("-")[0] for key in keys] == ["dataset"], "the images were read once, nothing else was made"
     shutil.move(tmp_path / "pets", tmp_path / "moved")
-    synthnb("plan", "synthetic_ratio", "--on", "folder:moved", "--scale", "debug", "--set", "dataset.size=16", cwd=tmp_path)
+    synthnb("plan", "synthetic_ratio", "--on", "folder:moved", "--scale", "debug", "--set", "dataset.size=16",
+        cwd=tmp_path)
     assert set(Store(tmp_path / "store").keys()) == keys, "a moved folder is the same data set"
 
 
@@ -62,7 +66,8 @@ def test_a_folder_is_a_testbed_without_any_file(tmp_path):
     (("--on", "folder:pets", "--set", "dataset.sise=8"), "did you mean"),
     (("--on", "folder:pets", "--set", "dataset.classes=[cat, dgo]"), "did you mean 'dog'"),
     (("--on", "folder:pets", "--set", "dataset.classes=[cat]"), "class"),
-    (("--on", "folder:pets", "--set", "base=4"), "class 'cat' has only 5 training images; allowed: at most 5, such as --set base=1"),
+    (("--on", "folder:pets", "--set", "base=4"),
+    "class 'cat' has only 5 training images; allowed: at most 5, such as --set base=1"),
     (("--on", "folder:pets", "--set", "base=1", "--set", "recipe.model=nowhere:network"), "no module 'nowhere'"),
     (("--on", "parquet:pets"), "no parquet files"),
     (("--on", "torchvision:Flower102"), "did you mean 'Flowers102'"),
@@ -78,8 +83,11 @@ def test_mistakes_are_one_line_and_code_2(args, told, tmp_path):
 
 def test_images_that_cannot_be_downloaded_are_told_in_one_line(tmp_path):
     nobody = {"https_proxy": "http://127.0.0.1:9"}  # refused at once, and no name is looked up
-    _, err = finish(runs.synthnb("plan", "synthetic_ratio", "--on", "torchvision:OxfordIIITPet", home=tmp_path / "store", cwd=tmp_path, env=nobody), 2)
-    assert "torchvision:OxfordIIITPet: cannot be had" in err and "it needs network once" in err and len(err.strip().splitlines()) == 1, err
+    _, err = finish(
+        runs.synthnb("plan", "synthetic_ratio", "--on", "torchvision:OxfordIIITPet", home=tmp_path / "store",
+        cwd=tmp_path, env=nobody), 2)
+    assert ("torchvision:OxfordIIITPet: cannot be had" in err and "it needs network once" in err
+        and len(err.strip().splitlines()) == 1), err
 
 
 def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path):
@@ -92,8 +100,11 @@ def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path):
 
 def test_renderings_of_digits_do_not_fit_other_classes(tmp_path):
     photos(tmp_path / "pets", n=40)
-    (tmp_path / "s.yaml").write_text("name: s\nquestion: q\narms:\n  a: {}\n  b: {mix.synthetic: 1, generator: {kind: render}}\ncontrasts: [[b, a]]\n")
-    assert "draws the digits" in synthnb("plan", "s.yaml", "--on", "folder:pets", "--scale", "debug", cwd=tmp_path, code=2)[1]
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nquestion: q\narms:\n  a: {}\n  b: {mix.synthetic: 1, generator: {kind: render}}\ncontrasts: "
+        "[[b, a]]\n")
+    assert "draws the digits" in synthnb("plan", "s.yaml", "--on", "folder:pets", "--scale", "debug", cwd=tmp_path,
+        code=2)[1]
 
 
 def photographs(tmp_path, source, changes):

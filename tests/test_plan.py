@@ -22,11 +22,16 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
     done = synthnb("plan", *PETS, home=tmp_path / "store", code=code)
     assert done.returncode == 0 and done.stdout.endswith("False\n") and not done.stderr, done.stderr
     told = done.stdout.splitlines()
-    hours = float(re.search(r"\ntime: about ([\d.]+) GPU-hours on one GPU by the testbed's estimate .* which nobody measured\n", done.stdout)[1])
+    hours = float(
+        re.search(r"\ntime: about ([\d.]+) GPU-hours on one GPU by the testbed's estimate .* which nobody measured\n",
+        done.stdout)[1])
     stated = find_testbed("pets-sd15").seconds
-    by_hand = 801 * (stated["shard"] + stated["features"]) + 27 * stated["notebook"] + 3 * (stated["generator"] + stated["perturbed"] + stated["splits"])
+    by_hand = (801 * (stated["shard"] + stated["features"]) + 27 * stated["notebook"]
+        + 3 * (stated["generator"] + stated["perturbed"] + stated["splits"]))
     assert hours == pytest.approx((by_hand + stated["dataset"] + stated["captions"] + stated["judge"]) / 3600, rel=5e-3)
-    assert "torchvision:OxfordIIITPet: the images are not there yet: 37 classes and at least 80 training images a class are assumed" in told
+    assert (
+        "torchvision:OxfordIIITPet: the images are not there yet: 37 classes and at least 80 training images a class "
+        "are assumed" in told)
     gb = dict(re.findall(r"download: (\S+), about ([\d.]+) GB\n", done.stdout))
     assert {name: float(n) for name, n in gb.items()} == find_testbed("pets-sd15").downloads
     assert f"download: about {sum(map(float, gb.values())):.1f} GB in all" in told
@@ -37,7 +42,8 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
 def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused at once, and no name is looked up
     done = synthnb("run", *PETS, home=tmp_path / "store")
-    assert done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines())
+        == 1), done.stderr
 
 def test_show_and_the_debug_scale_do_without_images_too(tmp_path):
     assert synthnb("show", *PETS, home=tmp_path / "store").returncode == 0
@@ -75,17 +81,21 @@ def test_what_is_measured_wins_over_what_is_stated(tmp_path):
     (tmp_path / "mine.yaml").write_text(text + "seconds: {" + ", ".join(f"{kind}: 3600" for kind in kinds) + "}\n")
     run = open_experiment("synthetic_ratio", str(tmp_path / "mine.yaml"), 1, store=Store(tmp_path / "store"))
     before = plan(run)
-    assert before.seconds is None and before.stated == 3600 * sum(before.todo.values()) and " CPU-hours on one worker by" in repr(before)
+    assert (before.seconds is None and before.stated == 3600 * sum(before.todo.values())
+        and " CPU-hours on one worker by" in repr(before))
     splits = run.cells["real only"].artefacts(0)["splits"]
     run.store.save(splits.key, {"order": []}, {"kind": "splits", "seconds": 1.0})
     after = plan(run)
     assert after.there == {"splits": 1} and after.stated == before.stated - 3600 and "nobody measured" in repr(after)
     again = open_experiment("synthetic_ratio", str(tmp_path / "mine.yaml"), 2, store=run.store)
-    assert plan(again).measured == ("splits",) and plan(again).stated % 3600 == 1 and "but for what was measured: splits" in repr(plan(again))
+    assert (plan(again).measured == ("splits",) and plan(again).stated % 3600 == 1
+        and "but for what was measured: splits" in repr(plan(again)))
 
 def test_on_digits_a_plan_says_what_it_said_and_a_line_of_the_disk(tmp_path):
     done = synthnb("plan", "synthetic_ratio", "--on", "digits", home=tmp_path / "store")
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and re.fullmatch(r"time: (about .* on 2 workers, from measured costs|not measured yet .*)", lines[-2]), done.stdout
+    assert (done.returncode == 0
+        and re.fullmatch(r"time: (about .* on 2 workers, from measured costs|not measured yet .*)",
+        lines[-2])), done.stdout
     assert re.fullmatch(r"disk: at least [\d.]+ MB, for images", lines[-1]) and "download" not in done.stdout
     assert all(re.fullmatch(r"\w+ +\d+ to make +\d+ there", line) for line in lines[1:-2])

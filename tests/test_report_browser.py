@@ -16,7 +16,8 @@ from synthnb.base.environment import ROOT
 from synthnb.report import pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--window-size=1280,900"]
 KEYS = {"Tab": 9, "Enter": 13, "Backspace": 8}
 
@@ -58,7 +59,8 @@ class Tab:
         end = time.monotonic() + 30
         while self("document.readyState") != "complete" and time.monotonic() < end: time.sleep(0.05)
 
-    def __call__(self, expression): return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+    def __call__(self, expression):
+        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def press(self, key):
         text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
@@ -75,23 +77,28 @@ class Tab:
 
     def size(self, width, scheme="light", media="screen"):
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.send("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send("Emulation.setEmulatedMedia", media=media,
+            features=[{"name": "prefers-color-scheme", "value": scheme}])
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     "A headless Chromium with one tab."
-    if CHROMIUM is None: pytest.skip("no Chromium on this machine: install the package chromium to test the report in a browser")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install the package chromium to test the report in a browser")
     websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
     profile = tmp_path_factory.mktemp("profile")
-    process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port, end = profile / "DevToolsActivePort", time.monotonic() + 60
         while not (port.exists() and port.read_text().count("\n")) and time.monotonic() < end: time.sleep(0.05)
         address = f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(address, timeout=30) as reply: target = next(t for t in json.load(reply) if t["type"] == "page")
-        socket = websocket.create_connection(target["webSocketDebuggerUrl"], suppress_origin=True, timeout=30, http_no_proxy=["127.0.0.1"])
+        with direct.open(address, timeout=30) as reply:
+            target = next(t for t in json.load(reply) if t["type"] == "page")
+        socket = websocket.create_connection(target["webSocketDebuggerUrl"], suppress_origin=True, timeout=30,
+            http_no_proxy=["127.0.0.1"])
         yield Tab(socket)
         socket.close()
     finally:
@@ -139,7 +146,8 @@ def test_skips_what_has_not_changed(page, tmp_path):
 
 
 def test_opens_without_errors_and_without_the_network(tab):
-    bad = [e for e in tab.events if e["method"] == "Runtime.exceptionThrown" or e.get("params", {}).get("entry", {}).get("level") == "error"
+    bad = [e for e in tab.events if e["method"] == "Runtime.exceptionThrown"
+        or e.get("params", {}).get("entry", {}).get("level") == "error"
            or e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] in ("error", "warning")]
     requests = [e["params"]["request"]["url"] for e in tab.events if e["method"] == "Network.requestWillBeSent"]
     assert bad == [] and requests and all(url.startswith(("file:", "data:")) for url in requests)
@@ -148,10 +156,13 @@ def test_opens_without_errors_and_without_the_network(tab):
 def test_says_what_it_is_to_everybody(tab):
     assert tab("document.documentElement.lang") == "en" and tab("document.querySelectorAll('h1').length") == 1
     assert tab("[...document.images].every(i => i.alt.length > 10)") and tab("document.images.length") == 5
-    assert tab("[...document.querySelectorAll('th')].every(t => t.scope)") and tab("document.querySelectorAll('main').length") == 1
+    assert (tab("[...document.querySelectorAll('th')].every(t => t.scope)")
+        and tab("document.querySelectorAll('main').length") == 1)
     assert tab("[...document.querySelectorAll('input')].every(i => i.labels.length === 1)")
     assert tab("[...document.querySelectorAll('nav a')].every(a => document.getElementById(a.hash.slice(1)))")
-    assert tab("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === document.querySelectorAll('[id]').length")
+    assert tab(
+        "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === "
+        "document.querySelectorAll('[id]').length")
     assert tab("document.querySelector('.answer').getBoundingClientRect().bottom") < 700
     assert "the loss is NaN at step 212" in tab("document.querySelector('.failure').textContent")
     assert tab("document.querySelectorAll('.input, .input_area').length") == 0

@@ -37,13 +37,15 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1)  # kernels notice that their parent died
-    finished = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in Store(tmp_path).keys()}
+    finished = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns
+        for key in Store(tmp_path).keys()}
     assert 0 < sum(key.startswith("rows-") for key in finished) < 8
     finish(start(study, tmp_path))
     now = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in finished}
     assert now == finished, "something finished was made again"
     assert max(journal(tmp_path).values()) == 1
-    assert results(study, tmp_path) == undisturbed["results"], "a killed run must end like an undisturbed one, in another store"
+    assert (results(study, tmp_path)
+        == undisturbed["results"]), "a killed run must end like an undisturbed one, in another store"
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(study, undisturbed, tmp_path):
     process = start(study, tmp_path)
@@ -81,7 +83,9 @@ def test_one_seed_has_an_answer_without_an_interval(study, undisturbed):
 
 def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
     path = tmp_path / "half.yaml"
-    path.write_text("name: half\nquestion: q\narms:\n  good: {}\n  bad: {'recipe.model': 'timm:no_such_model'}\ncontrasts: [[bad, good]]\n")
+    path.write_text(
+        "name: half\nquestion: q\narms:\n  good: {}\n  bad: {'recipe.model': 'timm:no_such_model'}\ncontrasts: [[bad, "
+        "good]]\n")
     out, err = finish(start(str(path), tmp_path / "store"), code=1)
     assert "no_such_model" in err and "notebook:" in err
     notebook = Path(err.split("notebook: ")[1].splitlines()[0])

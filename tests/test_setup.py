@@ -57,6 +57,8 @@ def test_make_lists_its_targets(project):
 
 
 def test_tests_reach_no_other_machine():
-    knock = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"  # an address that no machine has (RFC 5737)
+    # an address that no machine has (RFC 5737)
+    knock = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
     with pytest.raises(ConnectionRefusedError, match="tests use no network"): exec(knock)
-    assert "tests use no network" in subprocess.run([sys.executable, "-c", knock], capture_output=True, text=True).stderr
+    assert "tests use no network" in subprocess.run([sys.executable, "-c", knock], capture_output=True,
+        text=True).stderr

@@ -22,7 +22,8 @@ from synthnb.data.decoding import Unreadable, decode_image
 from synthnb.data.external_images import source_identity, read_dataset
 
 REAL = ROOT.parent / "shared" / "realdata"
-FRUIT = ("Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference", "Kaiser", "Orange", "Satsumas")
+FRUIT = ("Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference",
+    "Kaiser", "Orange", "Satsumas")
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -35,7 +36,8 @@ def refused(images):
 def plain(n, first=0, size=8, colour=False):
     "n different pictures."
     draw = np.random.default_rng(first)
-    return [Image.fromarray(draw.integers(0, 255, (size, size, 3) if colour else (size, size), np.uint8)) for _ in range(n)]
+    return [Image.fromarray(draw.integers(0, 255, (size, size, 3) if colour else (size, size), np.uint8))
+        for _ in range(n)]
 
 
 def fill(folder, **classes):
@@ -69,7 +71,8 @@ def halves(left, right, mode="RGB", size=16):
 def corners(content, size=16):
     "The pixels at the left and the right edge of what is shown, halfway down."
     x = decode_image(content, size).x
-    return [tuple(int(v) for v in (x[:, size // 2, column] if len(x) == 3 else x[[0, 0, 0], size // 2, column])) for column in (1, -2)]
+    return [tuple(int(v) for v in (x[:, size // 2, column] if len(x) == 3 else x[[0, 0, 0], size // 2, column]))
+        for column in (1, -2)]
 
 
 def near(found, wanted, most=3):
@@ -90,12 +93,14 @@ def test_exif_turns_upright():
 
 
 def test_damaged_exif_is_no_reason_to_refuse():
-    near(corners(encoded(halves(RED, BLUE, size=64), "jpeg", quality=95, subsampling=0, exif=b"Exif\0\0nonsense")), [RED, BLUE], 10)
+    near(corners(encoded(halves(RED, BLUE, size=64), "jpeg", quality=95, subsampling=0, exif=b"Exif\0\0nonsense")),
+        [RED, BLUE], 10)
 
 
 def test_palettes_and_single_bits():
     near(corners(encoded(halves(RED, BLUE).quantize(4), "png")), [RED, BLUE], 0)
-    assert corners(encoded(halves(0, 1, "1"), "png")) == [(0, 0, 0), WHITE] and len(decode_image(encoded(halves(0, 1, "1"), "png"), 16).x) == 1
+    assert (corners(encoded(halves(0, 1, "1"), "png")) == [(0, 0, 0), WHITE]
+        and len(decode_image(encoded(halves(0, 1, "1"), "png"), 16).x) == 1)
 
 
 def test_palette_with_transparency_lies_over_white():
@@ -115,16 +120,20 @@ def test_alpha_lies_over_white():
 def test_sixteen_bits_are_divided_by_257():
     wide = np.full((16, 16), 257 * 200, np.uint16)
     wide[:, :8] = 257 * 10
-    for kind in ("png", "tiff", "ppm"): assert corners(encoded(Image.fromarray(wide), kind)) == [(10,) * 3, (200,) * 3], kind
+    for kind in ("png", "tiff", "ppm"):
+        assert corners(encoded(Image.fromarray(wide), kind)) == [(10,) * 3, (200,) * 3], kind
     assert corners(encoded(Image.fromarray(wide.astype(np.int32)), "tiff")) == [(10,) * 3, (200,) * 3]
-    with pytest.raises(Unreadable, match="values from 0 to 70000"): decode_image(encoded(Image.fromarray(np.int32([[0, 70000]])), "tiff"), 8)
+    with pytest.raises(Unreadable, match="values from 0 to 70000"):
+        decode_image(encoded(Image.fromarray(np.int32([[0, 70000]])), "tiff"), 8)
 
 
 def test_cmyk():
     image = halves((0, 255, 255, 0), (255, 255, 0, 0), "CMYK", 64)
     near(corners(encoded(image, "jpeg", quality=95)), [RED, BLUE], 10)
     near(corners(encoded(image, "tiff")), [RED, BLUE], 0)
-    near(corners(encoded(image, "tiff", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())), [RED, BLUE], 0)
+    near(corners(
+        encoded(image, "tiff", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())),
+        [RED, BLUE], 0)
 
 
 def swapped():
@@ -140,8 +149,10 @@ def test_colour_profiles_are_followed_and_damaged_ones_ignored():
     image = halves(RED, BLUE)
     near(corners(encoded(image, "png", icc_profile=swapped())), [GREEN, BLUE])
     near(corners(encoded(image.quantize(4), "png", icc_profile=swapped())), [GREEN, BLUE])
-    for useless in (b"no profile", swapped()[:300]): assert corners(encoded(image, "png", icc_profile=useless)) == [RED, BLUE]
-    assert corners(encoded(halves(9, 200, "L"), "png", icc_profile=swapped())) == [(9,) * 3, (200,) * 3], "a colour profile says nothing of grey"
+    for useless in (b"no profile", swapped()[:300]):
+        assert corners(encoded(image, "png", icc_profile=useless)) == [RED, BLUE]
+    assert (corners(encoded(halves(9, 200, "L"), "png", icc_profile=swapped()))
+        == [(9,) * 3, (200,) * 3]), "a colour profile says nothing of grey"
 
 
 def test_first_frame_of_what_moves():
@@ -152,7 +163,8 @@ def test_first_frame_of_what_moves():
 
 def test_other_colour_spaces():
     brick, steel = (180, 90, 70), (70, 100, 150)  # LAB of 8 bits is coarse for brighter ones
-    lab = ImageCms.profileToProfile(halves(brick, steel), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
+    lab = ImageCms.profileToProfile(halves(brick, steel), ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"), outputMode="LAB")
     near(corners(encoded(lab, "tiff")), [brick, steel], 4)
     near(corners(encoded(halves(RED, BLUE).convert("YCbCr"), "tiff")), [RED, BLUE], 3)
     near(corners(halves(RED, BLUE).convert("HSV")), [RED, BLUE], 6)
@@ -169,7 +181,8 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-BOMB = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+BOMB = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+    + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
 WHOLE = encoded(plain(1, size=64)[0], "jpeg")
 BROKEN = {
     "truncated.jpg": (WHOLE[:len(WHOLE) // 2], "truncated"),
@@ -194,7 +207,8 @@ def test_broken_files_are_refused_together_or_skipped(tmp_path):
     (tmp_path / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     first, *lines = refused(ask(tmp_path)).splitlines()
     assert first.endswith("images that cannot be read: 8 of 20; `broken: skip` leaves them out")
-    assert lines[0].startswith("cat/bomb.png: too many pixels") and lines[1] == "cat/empty.png: empty" and len(lines) == 6 and lines[-1] == "... and 3 more"
+    assert (lines[0].startswith("cat/bomb.png: too many pixels") and lines[1] == "cat/empty.png: empty"
+        and len(lines) == 6 and lines[-1] == "... and 3 more")
     data, notes = read_dataset(ask(tmp_path, broken="skip"))
     assert len(data.y) == 12 and notes[0].startswith("images skipped that cannot be read: 8 (cat/bomb.png: ")
     lines = refused(ask(fill(tmp_path / "rest", a=3, b=3), broken="skip", classes=("b", "c"))).splitlines()
@@ -221,7 +235,8 @@ def test_odd_files_in_folders(tmp_path):
 def test_part_folders_by_all_their_names(tmp_path):
     fill(tmp_path, Train__cat=4, Train__dog=4, valid__cat=2, Testing__cat=2, Testing__dog=2)
     data, _ = read_dataset(ask(tmp_path))
-    assert [np.bincount(data.y[data.part(p)], minlength=2).tolist() for p in ("train", "val", "test")] == [[4, 4], [2, 0], [2, 2]]
+    assert ([np.bincount(data.y[data.part(p)], minlength=2).tolist() for p in ("train", "val", "test")]
+        == [[4, 4], [2, 0], [2, 2]])
 
 
 def test_classes_may_be_called_train_and_test(tmp_path):
@@ -243,7 +258,8 @@ def test_links_to_folders_are_followed(tmp_path):
     ({"cat": 4, "dog": 4}, {"split": "own"}, "split: own needs a part train, found no parts"),
     ({"test__cat": 4, "test__dog": 4}, {}, "split: own needs a part train, found test"),
     ({"train__cat": 4, "train__dog": 4, "test__cat": 4}, {}, "class 'dog' has 3 images in train, 1 in val, 0 in test"),
-    ({"train__cat": 4, "train__dog": 4, "extra__cat": 4}, {}, "extra beside train; allowed: folders train, val, test that hold a folder for each class"),
+    ({"train__cat": 4, "train__dog": 4, "extra__cat": 4}, {},
+    "extra beside train; allowed: folders train, val, test that hold a folder for each class"),
     ({}, {}, "no images found; expected DIR/<class>/<image>, or DIR/train/<class>/<image>"),
 ])
 def test_refused_folders(tmp_path, classes, options, error):
@@ -268,7 +284,8 @@ def test_random_splits_do_not_depend_on_where_or_when(tmp_path):
     one, two = (read_dataset(ask(tmp_path / name))[0] for name in "ab")
     assert (one.x == two.x).all() and (one.split == two.split).all() and len(set(one.split[:10])) > 1
     swapped = read_dataset(ask(tmp_path / "a", classes=("dog", "cat")))[0]
-    assert swapped.classes == ("dog", "cat") and (swapped.x == one.x).all() and (swapped.y == 1 - one.y).all() and (swapped.split == one.split).all()
+    assert (swapped.classes == ("dog", "cat") and (swapped.x == one.x).all() and (swapped.y == 1 - one.y).all()
+        and (swapped.split == one.split).all())
     assert read_dataset(ask(tmp_path / "a", split="order"))[0].split[:20].tolist() == [0] * 10 + [1] * 3 + [2] * 7
 
 
@@ -276,7 +293,8 @@ def test_subsampling_keeps_to_its_part(tmp_path):
     fill(tmp_path, cat=20, dog=20)
     whole, few = (read_dataset(ask(tmp_path, per_class=limit))[0] for limit in ({}, {"train": 3, "val": 1, "test": 2}))
     assert [np.bincount(few.y[few.part(p)]).tolist() for p in ("train", "val", "test")] == [[3, 3], [1, 1], [2, 2]]
-    for part in ("train", "val", "test"): assert {i.tobytes() for i in few.x[few.part(part)]} <= {i.tobytes() for i in whole.x[whole.part(part)]}
+    for part in ("train", "val", "test"):
+        assert {i.tobytes() for i in few.x[few.part(part)]} <= {i.tobytes() for i in whole.x[whole.part(part)]}
 
 
 def test_unused_images_are_not_decoded(tmp_path):
@@ -313,7 +331,8 @@ def test_copies_in_two_parts(tmp_path):
     shutil.copy(tmp_path / "val/cat/00.png", tmp_path / "test/cat/copy.png")
     first, *lines = refused(ask(tmp_path)).splitlines()
     assert "two parts: 8; `duplicates: drop` takes them from train (or val), `duplicates: allow` keeps them" in first
-    assert len(lines) == 6 and lines[1] == "test/cat/copy0.png (test) = train/cat/00.png (train)" and lines[-1] == "... and 3 more"
+    assert (len(lines) == 6 and lines[1] == "test/cat/copy0.png (test) = train/cat/00.png (train)"
+        and lines[-1] == "... and 3 more")
     data, notes = read_dataset(ask(tmp_path, duplicates="drop"))
     assert [len(data.part(p)) for p in ("train", "val", "test")] == [17, 2, 12] and "8, 8 copies dropped" in notes[-1]
     assert len(read_dataset(ask(tmp_path, duplicates="allow"))[0].y) == 39
@@ -328,7 +347,8 @@ def test_copies_stay_together_where_parts_are_made(tmp_path):
     for image, part in zip(data.x, data.split): parts.setdefault(image.tobytes(), set()).add(int(part))
     assert all(len(p) == 1 for p in parts.values()) and len(parts) < len(data.y)
     assert np.bincount(data.y[data.part("train")]).max() <= 8
-    assert any(n.startswith("the same picture with two labels: cat/03.png (cat) = ") for n in read_dataset(ask(tmp_path))[1])
+    assert any(n.startswith("the same picture with two labels: cat/03.png (cat) = ")
+        for n in read_dataset(ask(tmp_path))[1])
 
 
 # ---- identity
@@ -363,8 +383,10 @@ def test_remembered_hashes_need_no_reading(tmp_path, monkeypatch):
 
 def test_other_identities(tmp_path):
     assert source_identity(ask("torchvision:MNIST")) == {"kind": "torchvision", "name": "MNIST"}
-    assert source_identity(ask("hub:some/where", revision="v1")) == {"kind": "hub", "name": "some/where", "config": None, "revision": "v1"}
-    with pytest.raises(BadInput, match="torchvision:mnist: unknown; did you mean 'MNIST'"): source_identity(ask("torchvision:mnist"))
+    assert (source_identity(ask("hub:some/where", revision="v1"))
+        == {"kind": "hub", "name": "some/where", "config": None, "revision": "v1"})
+    with pytest.raises(BadInput, match="torchvision:mnist: unknown; did you mean 'MNIST'"):
+        source_identity(ask("torchvision:mnist"))
     fill(tmp_path, cat=3, dog=3)
     assert set(source_identity(ask(f"hub:{tmp_path}"))) == {"kind", "sha256", "config", "revision"}
 
@@ -388,10 +410,12 @@ def test_parquet_with_names_and_parts(tmp_path):
     table(tmp_path / "data/test-00000-of-00001.parquet", [0, 1, 1], 3, ["cat", "dog"])
     data, notes = read_dataset(ask(f"parquet:{tmp_path}"))
     assert data.classes == ("cat", "dog") and notes == [] and np.bincount(data.split).tolist() == [18, 2, 3]
-    assert (data.x[0, 0] == np.asarray(plain(3, 3)[0])).all() and data.y[:3].tolist() == [0, 1, 1], "rows as they lie, files by name"
+    assert ((data.x[0, 0] == np.asarray(plain(3, 3)[0])).all() and data.y[:3].tolist()
+        == [0, 1, 1]), "rows as they lie, files by name"
     assert (data.x[13 + 5, 0] == np.asarray(plain(10, 2)[5])).all()
     table(tmp_path / "data/extra.parquet", [0, 1], 4, ["cat", "dog"])
-    assert read_dataset(ask(f"parquet:{tmp_path}"))[1] == ["images in none of train, val, test, ignored: 2 (data/extra.parquet row 0, data/extra.parquet row 1)"]
+    assert (read_dataset(ask(f"parquet:{tmp_path}"))[1]
+        == ["images in none of train, val, test, ignored: 2 (data/extra.parquet row 0, data/extra.parquet row 1)"])
 
 
 def test_one_parquet_file_with_other_labels(tmp_path):
@@ -408,7 +432,8 @@ def test_one_parquet_file_with_other_labels(tmp_path):
 
 
 @pytest.mark.parametrize("labels, names, error", [
-    ([0, 1, -1], ["cat", "dog"], "train.parquet row 2: label -1; allowed: 0 to 1 (cat to dog); a part with hidden labels cannot be used"),
+    ([0, 1, -1], ["cat", "dog"],
+    "train.parquet row 2: label -1; allowed: 0 to 1 (cat to dog); a part with hidden labels cannot be used"),
     ([0, 1, 2], ["cat", "dog"], "train.parquet row 2: label 2; allowed: 0 to 1 (cat to dog)"),
     ([0, None, 1], ["cat", "dog"], "train.parquet row 1: label None; allowed: 0 to 1"),
     ([0.5, 1.5], None, "train.parquet row 0: label 0.5; allowed: strings, or numbers from 0"),
@@ -425,9 +450,11 @@ def test_refused_labels(tmp_path, labels, names, error):
 def test_refused_parquet(tmp_path):
     assert "no parquet files found; expected" in refused(ask(f"parquet:{tmp_path}"))
     table(tmp_path / "train.parquet", [0, 1] * 4, names=["cat", "dog"], column="kind")
-    assert "no column 'kinds' for the option `label`; did you mean 'kind'? allowed: kind" in refused(ask(f"parquet:{tmp_path}", label="kinds"))
+    assert "no column 'kinds' for the option `label`; did you mean 'kind'? allowed: kind" in refused(
+        ask(f"parquet:{tmp_path}", label="kinds"))
     table(tmp_path / "test.parquet", [0, 1] * 4, names=["dog", "cat"], column="kind")
-    assert "train.parquet has other columns or class names than test.parquet" in refused(ask(f"parquet:{tmp_path}", label="kind"))
+    assert "train.parquet has other columns or class names than test.parquet" in refused(
+        ask(f"parquet:{tmp_path}", label="kind"))
     (tmp_path / "test.parquet").write_bytes((tmp_path / "train.parquet").read_bytes()[:-9])
     assert "test.parquet: not a whole parquet file" in refused(ask(f"parquet:{tmp_path}"))
     pq.write_table(pa.table({"label": [0, 1]}), tmp_path / "test.parquet")
@@ -463,23 +490,27 @@ def test_hub_reads_local_parquet(tmp_path, no_cache):
 
 def test_hub_without_network(no_cache):
     message = refused(ask("hub:nobody/nothing"))
-    assert message.startswith("hub:nobody/nothing: cannot be had (") and "or a local folder as hub:DIR" in message and "\n" not in message
+    assert (message.startswith("hub:nobody/nothing: cannot be had (") and "or a local folder as hub:DIR" in message
+        and "\n" not in message)
 
 
 def idx(path, array):
     "A file of MNIST."
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+    path.write_bytes(struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes())
 
 
 def test_torchvision_with_parts_by_train(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNTHNB_HOME", str(tmp_path))
     draw = np.random.default_rng(0)
     for part, n in (("train", 60), ("t10k", 20)):
-        idx(store_root() / f"downloads/MNIST/raw/{part}-images-idx3-ubyte", draw.integers(0, 255, (n, 28, 28), np.uint8))
+        idx(store_root() / f"downloads/MNIST/raw/{part}-images-idx3-ubyte",
+            draw.integers(0, 255, (n, 28, 28), np.uint8))
         idx(store_root() / f"downloads/MNIST/raw/{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
     data, _ = read_dataset(ask("torchvision:MNIST", size=28))
-    assert data.classes[0] == "0 - zero" and np.bincount(data.split).tolist() == [50, 10, 20] and data.x.shape == (80, 1, 28, 28)
+    assert (data.classes[0] == "0 - zero" and np.bincount(data.split).tolist() == [50, 10, 20]
+        and data.x.shape == (80, 1, 28, 28))
 
 
 def test_torchvision_without_parts_shows_files_as_we_do(monkeypatch, tmp_path):
@@ -494,7 +525,8 @@ def test_torchvision_without_network(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNTHNB_HOME", str(tmp_path))
     for name in ("CIFAR10", "Flowers102"):
         message = refused(ask(f"torchvision:{name}"))
-        assert message.startswith(f"torchvision:{name}: cannot be had (") and "needs network once" in message and "\n" not in message
+        assert (message.startswith(f"torchvision:{name}: cannot be had (") and "needs network once" in message
+            and "\n" not in message)
     assert "torchvision:ImageFoldr: unknown; did you mean 'ImageFolder'" in refused(ask("torchvision:ImageFoldr"))
 
 
@@ -515,8 +547,10 @@ def test_own_function(tmp_path, monkeypatch):
     data, _ = read_dataset(ask("own_images:pairs"))
     assert data.classes == ("even", "odd") and data.x[3, 0, 0, 0] == 30
     assert np.bincount(read_dataset(ask("own_images:parts"))[0].split).tolist() == [14, 2, 4]
-    for name, error in (("floats", "all item 0: an array of float64 (8, 8); allowed: uint8 (H, W) or (H, W, 3)"), ("fails", "failed: ValueError: no disk"),
-                        ("wrong", "allowed: pairs (image, class name)"), ("nothing", "no images in it"), ("pair", "did you mean 'pairs'")):
+    for name, error in (("floats", "all item 0: an array of float64 (8, 8); allowed: uint8 (H, W) or (H, W, 3)"),
+        ("fails", "failed: ValueError: no disk"),
+                        ("wrong", "allowed: pairs (image, class name)"), ("nothing", "no images in it"),
+                        ("pair", "did you mean 'pairs'")):
         assert error in refused(ask(f"own_images:{name}"))
     known = source_identity(ask("own_images:pairs"))
     assert known["kind"] == "own" and set(known) == {"kind", "name", "code"}
@@ -527,7 +561,8 @@ def test_own_function(tmp_path, monkeypatch):
 # ---- real data
 
 def real(name):
-    if not (REAL / name).is_dir(): pytest.skip(f"the real data set {name} is not there: {REAL.name}/{name} beside the checkout's folder shared")
+    if not (REAL / name).is_dir():
+        pytest.skip(f"the real data set {name} is not there: {REAL.name}/{name} beside the checkout's folder shared")
     return f"parquet:{REAL / name}"
 
 
@@ -540,7 +575,8 @@ def test_fashion_mnist():
 
 def test_grocery_fruit():
     data, notes = read_dataset(ask(real("grocery"), size=32, classes=FRUIT))
-    assert np.bincount(data.split).tolist() == [521, 37, 508] and data.x.shape == (1066, 3, 32, 32) and data.classes == FRUIT and notes == []
+    assert (np.bincount(data.split).tolist() == [521, 37, 508] and data.x.shape == (1066, 3, 32, 32)
+        and data.classes == FRUIT and notes == [])
     assert len(read_dataset(ask(real("grocery"), label="coarse_label"))[0].classes) == 43
 
 

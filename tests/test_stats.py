@@ -54,7 +54,9 @@ def test_simulation_would_notice_a_missing_holm():
 
 def test_simulation_would_notice_a_verdict_on_constant_differences():
     "Judged at p = 0, equal differences of two seeds would be alarms by themselves."
-    constant = np.mean([any("same difference" in c.why for c in compare(study(t, n=2, images=100, spread=0.01), EIGHT)) for t in range(500)])
+    constant = np.mean(
+        [any("same difference" in c.why for c in compare(study(t, n=2, images=100, spread=0.01), EIGHT))
+        for t in range(500)])
     assert constant > ALPHA + 3 * sqrt(ALPHA * (1 - ALPHA) / STUDIES)
 
 def test_a_true_effect_is_found():
@@ -72,7 +74,8 @@ def test_interval_excludes_zero_exactly_when_holm_says_so():
         s = study(t, n=2 + t % 8, images=(None, 629)[t % 2])
         for i, arm in enumerate(EIGHT): s[arm[0]] = {seed: v + 0.01 * i for seed, v in s[arm[0]].items()}
         for c in compare(s, EIGHT):
-            if c.low is not None: assert (c.low > 0 or c.high < 0) == (c.p_holm < ALPHA) == (c.verdict in ("higher", "lower"))
+            if c.low is not None:
+                assert (c.low > 0 or c.high < 0) == (c.p_holm < ALPHA) == (c.verdict in ("higher", "lower"))
 
 def test_order_of_arms_and_seeds_does_not_matter():
     s = study(0, n=8, effect=0.03)
@@ -88,4 +91,5 @@ def test_worth_of_the_real_arms_themselves():
     "On a monotone scale a real-only arm is worth its own extra images, whatever the seed."
     scale = [(100 * 2**k, {s: 0.5 + 0.1 * k + 0.01 * s for s in range(8)}) for k in range(3)]
     assert [worth(scale, arm).median for _, arm in scale] == [0, 100, 300]
-    assert worth_phrase(worth(scale, scale[1][1])) == "worth 100 extra real images (median of 8 seeds; 99 % interval 100 to 100)"
+    assert (worth_phrase(worth(scale, scale[1][1]))
+        == "worth 100 extra real images (median of 8 seeds; 99 % interval 100 to 100)")

@@ -45,7 +45,8 @@ def cells(notebook, kind="code"):
 
 def tree_files(*suffixes):
     "Files that git tracks or would track, by suffix; all where none."
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+        capture_output=True, text=True, check=True).stdout
     files = sorted({ROOT / line for line in listed.splitlines()})
     return [f for f in files if f.is_file() and (not suffixes or f.suffix in suffixes)]
 
@@ -63,7 +64,8 @@ def imported(path, package=ROOT / "synthnb"):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import): yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module
+            base = (".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level
+                else node.module)
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
@@ -83,8 +85,10 @@ def upward(path):
         if target == "studies" and own == "lab.study": continue  # the folder, which study lists; it imports nothing
         if found is None: yield f"synthnb/{own}:{line} imports {name}, which is no module of ours"
         elif rank(found) >= rank(own): yield f"synthnb/{own}:{line} imports upward: {name}"
-        elif own.startswith("studies.") and found != "base.options": yield f"synthnb/{own}:{line} imports more than options: {name}"
-        elif found.startswith("glyph.") and not own.startswith(("glyph.", "interface.")): yield f"synthnb/{own}:{line} imports {name}"
+        elif own.startswith("studies.") and found != "base.options":
+            yield f"synthnb/{own}:{line} imports more than options: {name}"
+        elif found.startswith("glyph.") and not own.startswith(("glyph.", "interface.")):
+            yield f"synthnb/{own}:{line} imports {name}"
 
 
 def test_wings_are_small_and_numbered_from_0():
@@ -99,7 +103,8 @@ def test_imports_lead_downward():
 
 
 def test_no_star_imports():
-    nothing([f"{p.relative_to(ROOT)}:{line} from {name}" for p in SOURCES for line, name in imported(p) if name.endswith(".*")])
+    nothing([f"{p.relative_to(ROOT)}:{line} from {name}" for p in SOURCES for line, name in imported(p)
+        if name.endswith(".*")])
 
 
 def test_the_package_itself_imports_nothing():
@@ -112,7 +117,9 @@ def test_one_notebook_a_module_and_the_reverse():
     for notebook in sorted((ROOT / "nbs").rglob("*.ipynb")):
         found = [m for source in cells(notebook) for m in re.findall(r"^#\| *default_exp +(\S+)", source, re.M)]
         if found: exports[notebook] = found
-        else: assert not any(re.search(r"^#\| *exports?\b", s, re.M) for s in cells(notebook)), f"{notebook.name} exports without default_exp"
+        else:
+            assert not any(re.search(r"^#\| *exports?\b", s, re.M)
+                for s in cells(notebook)), f"{notebook.name} exports without default_exp"
     expected = {p: [name] for name, p in (NUMBERED | STUDIES).items()}
     assert exports == expected
     assert sorted(name for names in exports.values() for name in names) == sorted(map(module, SOURCES))
@@ -132,16 +139,19 @@ def test_light_modules_import_no_torch():
 
 
 def test_run_time_needs_no_development_package():
-    nothing([f"{p.relative_to(ROOT)}:{line} {name}" for p in SOURCES for line, name in imported(p) if name.split(".")[0] in DEVELOPMENT])
+    nothing([f"{p.relative_to(ROOT)}:{line} {name}" for p in SOURCES for line, name in imported(p)
+        if name.split(".")[0] in DEVELOPMENT])
     assert loaded(list(map(module, SOURCES)), DEVELOPMENT) == ""
 
 
 def test_run_time_imports_are_declared():
     owners = packages_distributions()
-    declared = {re.split("[<>=]", d)[0] for d in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]}
+    declared = {re.split("[<>=]", d)[0]
+        for d in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]}
     tops = {(name.split(".")[0], module(p)) for p in SOURCES for _, name in imported(p)}
     foreign = [(top, where) for top, where in sorted(tops) if top != "synthnb" and top not in sys.stdlib_module_names]
-    nothing([f"{where} imports {top}: name it in pyproject.toml, its closure in requirements.txt" for top, where in foreign
+    nothing([f"{where} imports {top}: name it in pyproject.toml, its closure in requirements.txt"
+        for top, where in foreign
              if not declared & {owner.lower().replace("_", "-") for owner in owners.get(top, [])}])
 
 
@@ -156,7 +166,8 @@ def exported(tmp_path_factory):
         shutil.copy2(file, copy / file.relative_to(ROOT))
     env = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "JUPYTER_DATA_DIR": str(home)}
     for tool in ("nbdev_export", "nbdev_clean"):
-        subprocess.run([Path(sys.executable).parent / tool], cwd=copy, env=env, check=True, capture_output=True, text=True)
+        subprocess.run([Path(sys.executable).parent / tool], cwd=copy, env=env, check=True, capture_output=True,
+            text=True)
     return copy
 
 
@@ -164,7 +175,8 @@ def test_export_and_clean_leave_no_diff(exported):
     made = {p.relative_to(exported) for p in exported.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     files = {p.relative_to(ROOT) for p in tree_files()}
     nothing(sorted(made ^ files), "these are only here or only after `make export`:")
-    nothing([f for f in sorted(files) if (ROOT / f).read_bytes() != (exported / f).read_bytes()], "`make export` writes these anew:")
+    nothing([f for f in sorted(files) if (ROOT / f).read_bytes() != (exported / f).read_bytes()],
+        "`make export` writes these anew:")
 
 
 def test_templates_keep_their_parameters(exported):
@@ -172,7 +184,8 @@ def test_templates_keep_their_parameters(exported):
     assert templates
     for template in [*templates, *(exported / t.relative_to(ROOT) for t in templates)]:
         tags = [c["metadata"].get("tags", []) for c in json.loads(template.read_text())["cells"]]
-        assert sum("parameters" in t for t in tags) == 1, f"{template.name} needs exactly one cell with the tag `parameters`"
+        assert (sum("parameters" in t for t in tags)
+            == 1), f"{template.name} needs exactly one cell with the tag `parameters`"
 
 
 # ---- functions: documented and short
@@ -191,7 +204,8 @@ def returns_value(function):
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef): continue
-        if isinstance(node, ast.Yield | ast.YieldFrom) or isinstance(node, ast.Return) and node.value is not None: return True
+        if isinstance(node, ast.Yield | ast.YieldFrom) or isinstance(node, ast.Return) and node.value is not None:
+            return True
         todo += ast.iter_child_nodes(node)
     return False
 
@@ -201,24 +215,30 @@ def undocumented(function, comments):
     if not (doc := ast.get_docstring(function, clean=False)) or "\n" in doc: yield "needs a docstring of one line"
     a = function.args
     positional = [*a.posonlyargs, *a.args]
-    defaults = dict(zip(reversed(positional), reversed(a.defaults), strict=False)) | dict(zip(a.kwonlyargs, a.kw_defaults, strict=True))
+    defaults = (dict(zip(reversed(positional), reversed(a.defaults), strict=False))
+        | dict(zip(a.kwonlyargs, a.kw_defaults, strict=True)))
     named = [x for x in [*positional, a.vararg, *a.kwonlyargs, a.kwarg] if x and x.arg not in ("self", "cls")]
     lines = [(defaults.get(x) or x).end_lineno for x in named]
     end = function.returns.end_lineno if function.returns else function.lineno
-    if any(ast.unparse(d).split("(")[0].endswith(".command") for d in function.decorator_list): named = lines = []  # typer's help texts say it
+    # typer's help texts say it
+    if any(ast.unparse(d).split("(")[0].endswith(".command") for d in function.decorator_list): named = lines = []
     for argument, line in zip(named, lines, strict=True):
-        if line not in comments or lines.count(line) > 1 or line == end: yield f"argument {argument.arg} needs a line and a comment of its own"
+        if line not in comments or lines.count(line) > 1 or line == end:
+            yield f"argument {argument.arg} needs a line and a comment of its own"
     if function.returns is None and returns_value(function): yield "the return value needs an annotation and a comment"
-    elif function.returns and ast.unparse(function.returns) not in ("None", "Iterator[None]") and end not in comments: yield "the return value needs a comment"
+    elif function.returns and ast.unparse(function.returns) not in ("None", "Iterator[None]") and end not in comments:
+        yield "the return value needs a comment"
 
 
 def test_public_functions_are_documented():
     lacks = []
     for path in SOURCES:
         text = path.read_text()
-        comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+        comments = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(text).readline)
+            if t.type == tokenize.COMMENT}
         tree = ast.parse(text)
-        lacks += [f"{module(path)}.{f.name}: {lack}" for f, public in functions(tree.body) if public for lack in undocumented(f, comments)]
+        lacks += [f"{module(path)}.{f.name}: {lack}" for f, public in functions(tree.body) if public
+            for lack in undocumented(f, comments)]
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         lacks += [f"{module(path)}.{c.name}: needs a docstring" for c in classes if not ast.get_docstring(c)]
     nothing(lacks)
@@ -243,12 +263,14 @@ def test_no_path_of_a_machine_and_no_leftover_notes():
     for file in tree_files(*TEXT):
         name = str(file.relative_to(ROOT))
         for number, line in enumerate(file.read_text().splitlines(), 1):
-            if PLACES.search(line) and not name.startswith("tests/") or NOTES.search(line): found.append(f"{name}:{number} {line.strip()[:80]}")
+            if PLACES.search(line) and not name.startswith("tests/") or NOTES.search(line):
+                found.append(f"{name}:{number} {line.strip()[:80]}")
     nothing(found)
 
 
 def test_notebooks_are_light():
-    sizes = {f.name: sum(len(json.dumps(c.get("outputs", []))) for c in json.loads(f.read_text())["cells"]) for f in tree_files(".ipynb")}
+    sizes = {f.name: sum(len(json.dumps(c.get("outputs", []))) for c in json.loads(f.read_text())["cells"])
+        for f in tree_files(".ipynb")}
     nothing([f"{name}: {size // 1000} kB of outputs" for name, size in sizes.items() if size > 150_000])
 
 
@@ -261,7 +283,11 @@ def test_requirements_are_names_and_versions():
 
 def test_changed_stages_have_a_new_version():
     recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
-    changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind] and now[kind]["version"] == recorded[kind]["version"])
-    nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES (nbs/lab/00_artefacts.ipynb), so that "
-                     "old artefacts are made again; where no result changes, leave the version. Then record with `make stages`")
+    changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind] and now[kind]["version"]
+        == recorded[kind]["version"])
+    nothing(changed,
+        "the code behind these stages changed, their versions did not: give them new versions in STAGES "
+        "(nbs/lab/00_artefacts.ipynb), so that "
+                     "old artefacts are made again; where no result changes, leave the version. Then record with `make "
+                     "stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"

@@ -13,7 +13,8 @@ from synthnb.engine.batch_systems import SYSTEMS, job_script
 
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
-STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"  # a worker that has other code in memory
+# a worker that has other code in memory
+STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"
 
 @pytest.fixture
 def hand(tmp_path):
@@ -36,7 +37,8 @@ def test_four_workers_started_by_hand_in_other_folders_give_the_same_results(stu
     assert out.split("report: ")[0] == undisturbed["out"].split("report: ")[0]
     makers = {line.split()[-1] for line in (store / "journal.txt").read_text().splitlines()}
     assert len(makers) > 4, "workers, and the kernels of their notebooks"
-    assert not any("synthnb" in str(path) for path in hand.place.rglob("*.ipynb")), "nothing is written where a worker was started"
+    assert not any("synthnb" in str(path)
+        for path in hand.place.rglob("*.ipynb")), "nothing is written where a worker was started"
 
 def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, tmp_path):
     hand.scheduler()
@@ -44,11 +46,15 @@ def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, t
     for system in SYSTEMS:
         (tmp_path / f"{system}.sh").write_text(job_script(system, hand.address, f"{system}.sh", 2, gpu=True))
         for number in ("1", "2"):
-            env = {**os.environ, "SLURM_JOB_ID": f"7{number}", "PBS_JOBID": f"7[{number}].head", "LSB_JOBID": "7", "LSB_JOBINDEX": number}
-            jobs.append(subprocess.Popen(["bash", str(tmp_path / f"{system}.sh")], env=env, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True))
+            env = {**os.environ, "SLURM_JOB_ID": f"7{number}", "PBS_JOBID": f"7[{number}].head", "LSB_JOBID": "7",
+                "LSB_JOBINDEX": number}
+            jobs.append(
+                subprocess.Popen(["bash", str(tmp_path / f"{system}.sh")], env=env, cwd=tmp_path,
+                stderr=subprocess.DEVNULL, start_new_session=True))
     try:
         workers = hand.joined(6)
-        assert {w["name"] for w in workers} == {"synthnb-71", "synthnb-72", "synthnb-7-1", "synthnb-7-2", "synthnb-7[1].head", "synthnb-7[2].head"}
+        assert ({w["name"] for w in workers}
+            == {"synthnb-71", "synthnb-72", "synthnb-7-1", "synthnb-7-2", "synthnb-7[1].head", "synthnb-7[2].head"})
         assert all(w["nthreads"] == 1 and w["resources"] == {"GPU": 1} for w in workers)
     finally:
         for job in jobs: end(job)
@@ -64,11 +70,14 @@ def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
     hand.worker()
     hand.joined(2)
     _, err = finish(start(study, tmp_path / "store", "--scheduler", hand.address), 2)
-    assert "synthnb: worker tcp://127.0.0.1:" in err and "has synthnb's code other, the driver has" in err and len(err.splitlines()) == 1
+    assert ("synthnb: worker tcp://127.0.0.1:" in err and "has synthnb's code other, the driver has" in err
+        and len(err.splitlines()) == 1)
     _, err = finish(start(study, tmp_path / "store", "--scheduler", hand.address, "--set", "device=cuda"), 2)
     assert "no worker of this cluster offers a GPU" in err and "--set device=cpu" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "store" / "runs").exists(), "nothing was begun"
-    _, err = finish(synthnb("run", study, *ON, "--set", "device=cuda", home=tmp_path / "store", env={"CUDA_VISIBLE_DEVICES": ""}), 2)
+    _, err = finish(
+        synthnb("run", study, *ON, "--set", "device=cuda", home=tmp_path / "store", env={"CUDA_VISIBLE_DEVICES": ""}),
+        2)
     assert "this machine has no GPU; allowed: --set device=cpu" in err and len(err.splitlines()) == 1
 
 def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_die(study, undisturbed, hand, tmp_path):
@@ -98,9 +107,12 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
     began = time.monotonic()
     _, err = finish(process, 3)
     assert time.monotonic() - began < 30 and "Traceback" not in err
-    assert err.splitlines()[-1] == "synthnb: the connection to the scheduler is lost; what is finished is kept, and the same command goes on from here"
+    assert (err.splitlines()[-1]
+        == "synthnb: the connection to the scheduler is lost; what is finished is kept, and the same command goes on "
+        "from here")
     port = hand.address.rpartition(":")[2]
-    until(lambda: all(worker.poll() is not None for worker in hand.processes[1:3]), timeout=60)  # workers end with their scheduler
+    # workers end with their scheduler
+    until(lambda: all(worker.poll() is not None for worker in hand.processes[1:3]), timeout=60)
     hand.scheduler(port)
     for _ in range(2): hand.worker()
     finish(start(study, store, "--scheduler", hand.address))

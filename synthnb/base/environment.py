@@ -30,7 +30,8 @@ def one_thread() -> None:
     import sys
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ[name] = "1"
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(32 << 20)  # the most that glibc allows; it reads both when a process starts
+    # the most that glibc allows; it reads both when a process starts
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(32 << 20)
     os.environ["MALLOC_TRIM_THRESHOLD_"] = str(4 << 30)
     if "torch" in sys.modules: sys.modules["torch"].set_num_threads(1)
 
@@ -50,7 +51,8 @@ def _processor() -> str:  # such as "AMD EPYC x 2"
     "The kind of machine: results are bit-identical on one kind of processor. It is no host name, so that reports can be published."
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as info: model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), model)
+        with open("/proc/cpuinfo") as info:
+            model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), model)
     return f"{model} x {os.cpu_count()}"
 
 def run_environment(
@@ -58,4 +60,5 @@ def run_environment(
 ) -> dict[str, Any]:  # commit, versions, host, device, peak_mb (of this process), made (UTC)
     "Where, when and with what something is made."
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-    return _constant_facts() | {"device": device, "peak_mb": peak, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    return (_constant_facts()
+        | {"device": device, "peak_mb": peak, "made": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -41,7 +41,8 @@ class Edm(Spec):
 
     @model_validator(mode="after")
     def _levels_fall(self):
-        if self.sigma_min >= self.sigma_max: raise ValueError(f"sigma_min {self.sigma_min:g} has to be below sigma_max {self.sigma_max:g}")
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min:g} has to be below sigma_max {self.sigma_max:g}")
         return self
 
 class Internal(Spec):
@@ -68,7 +69,8 @@ class Internal(Spec):
 
     @model_validator(mode="after")
     def _guidance_is_learnt(self):
-        if self.guidance > 1 and not self.drop_label: raise ValueError("guidance above 1 needs drop_label above 0: it is learnt from dropped labels")
+        if self.guidance > 1 and not self.drop_label:
+            raise ValueError("guidance above 1 needs drop_label above 0: it is learnt from dropped labels")
         return self
 
 class Own(Spec):
@@ -90,7 +92,8 @@ class Noise(Spec):
     external_option: ClassVar[str] = ""
 
 # %% ../../nbs/base/05_generator_options.ipynb #2650ab20
-INSTRUCTION = ("Change this description of {class} in one small way: the pose, the setting or the light. Keep what is shown. "
+INSTRUCTION = (
+    "Change this description of {class} in one small way: the pose, the setting or the light. Keep what is shown. "
                "Answer with the new description alone.\nDescription: {caption}\nNew description:")
 
 def _placeholders(
@@ -105,7 +108,8 @@ def _refuse_unused(
 ) -> None:
     "An option that changes nothing is an error."
     for name in names:
-        if getattr(spec, name) != type(spec).model_fields[name].default: raise ValueError(f"{name} has no effect where by is {spec.by}")
+        if getattr(spec, name) != type(spec).model_fields[name].default:
+            raise ValueError(f"{name} has no effect where by is {spec.by}")
 
 class Perturb(Spec):
     "Other captions made of a caption, so that more images of one source differ (GenDataAgent); the control is `synonyms`."
@@ -119,12 +123,14 @@ class Perturb(Spec):
 
     @model_validator(mode="after")
     def _instruction_is_whole(self):
-        if _placeholders(self.instruction) != {"class", "caption"}: raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
+        if _placeholders(self.instruction) != {"class", "caption"}:
+            raise ValueError("instruction has to name {class} and {caption} and nothing else in braces")
         return self
 
     @model_validator(mode="after")
     def _options_have_effect(self):
-        if self.by in ("grammar", "synonyms"): _refuse_unused(self, ("revision", "instruction", "tokens", "temperature", "batch"))
+        if self.by in ("grammar", "synonyms"):
+            _refuse_unused(self, ("revision", "instruction", "tokens", "temperature", "batch"))
         return self
 
 class Captions(Spec):
@@ -139,7 +145,8 @@ class Captions(Spec):
     @model_validator(mode="after")
     def _options_have_effect(self):
         chosen = self.by == "clip" or self.perturb is not None and self.perturb.by == "grammar"  # attributes are
-        _refuse_unused(self, (("revision", "tokens", "batch") if self.by == "clip" else ()) + (() if chosen else ("attributes",)))
+        _refuse_unused(self, (("revision", "tokens", "batch") if self.by == "clip" else ())
+            + (() if chosen else ("attributes",)))
         return self
 
 class Lora(Spec):
@@ -186,12 +193,17 @@ class Text2Img(Spec):
 
     @model_validator(mode="after")
     def _words_count(self):
-        wanted, words = {"class", "caption"} if self.captions else {"class"}, " and ".join(["{class}", "{caption}"] if self.captions else ["{class}"])
-        if _placeholders(self.prompt) != wanted: raise ValueError(f"prompt {self.prompt!r} has to name {words} and nothing else in braces")
+        wanted, words = ({"class", "caption"} if self.captions else {"class"},
+            " and ".join(["{class}", "{caption}"] if self.captions else ["{class}"]))
+        if _placeholders(self.prompt) != wanted:
+            raise ValueError(f"prompt {self.prompt!r} has to name {words} and nothing else in braces")
         if self.lora and self.lora.prompt and not {"class"} <= _placeholders(self.lora.prompt) <= wanted:
-            raise ValueError(f"lora.prompt {self.lora.prompt!r} has to name {{class}}, and nothing in braces but {words}")
+            raise ValueError(
+                f"lora.prompt {self.lora.prompt!r} has to name {{class}}, and nothing in braces but {words}")
         if self.lora is None and self.lora_scale != 1: raise ValueError("lora_scale has no effect without lora")
-        if self.negative and self.guidance <= 1: raise ValueError(f"guidance {self.guidance:g} does without a negative prompt: set negative to '' (empty) too")
+        if self.negative and self.guidance <= 1:
+            raise ValueError(
+                f"guidance {self.guidance:g} does without a negative prompt: set negative to '' (empty) too")
         return self
 
 class Img2Img(Text2Img):
@@ -206,13 +218,17 @@ class Img2Img(Text2Img):
     @model_validator(mode="after")
     def _some_step_runs(self):
         if not int(self.steps * self.strength):
-            raise ValueError(f"steps {self.steps} x strength {self.strength:g} leaves no step to run; int(steps x strength) has to be 1 or more")
+            raise ValueError(
+                f"steps {self.steps} x strength {self.strength:g} leaves no step to run; int(steps x strength) has to "
+                f"be 1 or more")
         return self
 
     @model_validator(mode="after")
     def _score_has_effect(self):
-        if self.source_options and not is_plugin(self.source_score): raise ValueError("source_options belong to a score of one's own; random has none")
-        if is_plugin(self.source_score) and self.sources == 1: raise ValueError("source_score has no effect while sources is 1: all images serve")
+        if self.source_options and not is_plugin(self.source_score):
+            raise ValueError("source_options belong to a score of one's own; random has none")
+        if is_plugin(self.source_score) and self.sources == 1:
+            raise ValueError("source_score has no effect while sources is 1: all images serve")
         return self
 
 class Folder(Spec):

@@ -47,7 +47,9 @@ class Images(Spec):
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        if self.val + self.test >= 1: raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on; together they must stay below 1")
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val {self.val:g} and test {self.test:g} leave nothing to train on; together they must stay below 1")
         return self
 
 # %% ../../nbs/base/06_options.ipynb #af772d8d
@@ -61,8 +63,10 @@ class Filter(Spec):
 
     @model_validator(mode="after")
     def _options_are_used(self):
-        if self.options and not is_plugin(self.score): raise ValueError(f"options belong to a score of one's own; {self.score} has none")
-        if self.rule_options and not is_plugin(self.rule): raise ValueError(f"rule_options belong to a rule of one's own; {self.rule} has none")
+        if self.options and not is_plugin(self.score):
+            raise ValueError(f"options belong to a score of one's own; {self.score} has none")
+        if self.rule_options and not is_plugin(self.rule):
+            raise ValueError(f"rule_options belong to a rule of one's own; {self.rule} has none")
         return self
 
     @property
@@ -94,7 +98,8 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _options_are_used(self):
-        if self.options and self.model == "cnn": raise ValueError("options belong to timm's models and to one's own; the cnn has width and nothing else")
+        if self.options and self.model == "cnn":
+            raise ValueError("options belong to timm's models and to one's own; the cnn has width and nothing else")
         return self
 
     def fuses(
@@ -115,7 +120,8 @@ class Judge(Spec):
 
     def recipe(self) -> Recipe:  # what trains it
         "The judge as a recipe: it is trained by the same functions as every classifier, but alone."
-        return Recipe(width=self.width, steps=self.steps, batch=self.batch, lr=self.lr, shift=self.shift, curve=1, together=False)
+        return Recipe(width=self.width, steps=self.steps, batch=self.batch, lr=self.lr, shift=self.shift, curve=1,
+            together=False)
 
     def fuses(
         self,
@@ -174,7 +180,9 @@ class Setting(Spec):
         return seed if what in self.vary else 0
 
 # %% ../../nbs/base/06_options.ipynb #0e5c26ce
-JobKind = Literal["dataset", "splits", "captions", "perturbed", "generator", "judge", "shard", "features", "scores", "notebook"]  # what a run hands out
+# what a run hands out
+JobKind = Literal["dataset", "splits", "captions", "perturbed", "generator", "judge", "shard", "features", "scores",
+    "notebook"]
 
 class TestbedSpec(Spec):
     "The world in which a study is run."
@@ -234,5 +242,6 @@ def flat(
     "A spec as dotted keys."
     def walk(value, prefix):
         if not isinstance(value, dict): return {prefix: value}
-        return {k: v for key, part in value.items() for k, v in walk(part, f"{prefix}.{key}" if prefix else key).items()}
+        return {k: v for key, part in value.items()
+            for k, v in walk(part, f"{prefix}.{key}" if prefix else key).items()}
     return walk(spec.model_dump(mode="json"), "")

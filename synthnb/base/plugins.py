@@ -35,7 +35,8 @@ def add_module_folders(
     old = module_folders()
     order = dict.fromkeys(old + new if last else new + old)
     os.environ[_FOLDERS] = os.pathsep.join(order)
-    sys.path += [place for place in order if place not in sys.path]  # behind Python's own: a module of the user's may import its neighbours
+    # behind Python's own: a module of the user's may import its neighbours
+    sys.path += [place for place in order if place not in sys.path]
     importlib.invalidate_caches()
 
 add_module_folders()  # what this process has inherited
@@ -47,9 +48,13 @@ def find(
     "The file that defines a function, without importing it."
     module, _, function = name.partition(":")
     found = _module_file(module)
-    if found is None: raise BadInput(f"{name!r}: there is no module {module!r}; looked in {', '.join(module_folders()) or os.getcwd()} and where Python looks")
+    if found is None:
+        raise BadInput(
+            f"{name!r}: there is no module {module!r}; looked in {', '.join(module_folders()) or os.getcwd()} and "
+            f"where Python looks")
     defined = _public_functions(str(found), found.stat().st_mtime_ns)
-    if function not in defined: raise BadInput(f"{name!r}: {found} defines no function {function!r}; {suggest(function, defined)}")
+    if function not in defined:
+        raise BadInput(f"{name!r}: {found} defines no function {function!r}; {suggest(function, defined)}")
     return found
 
 def _module_file(
@@ -70,11 +75,14 @@ def _public_functions(
 ) -> dict[str, tuple[str, ...] | None]:
     "The public functions at the top of a file, and what each may be called with; none for whatever one likes (**options), and for a class."
     try: tree = ast.parse(Path(path).read_text())
-    except (SyntaxError, UnicodeDecodeError) as e: raise BadInput(f"{path} is not Python: {getattr(e, 'msg', e)}, line {getattr(e, 'lineno', '?')}") from None
+    except (SyntaxError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path} is not Python: {getattr(e, 'msg', e)}, line {getattr(e, 'lineno', '?')}") from None
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
-    return {n.name: None if isinstance(n, ast.ClassDef) or n.args.kwarg else tuple(a.arg for a in n.args.args + n.args.kwonlyargs) for n in found}
+    return {n.name: None if isinstance(n, ast.ClassDef) or n.args.kwarg
+        else tuple(a.arg for a in n.args.args + n.args.kwonlyargs) for n in found}
 
-RESERVED = ("x", "y", "scores", "keep", "rng", "real_x", "real_y", "classes", "channels", "size")  # what synthnb hands over itself, under these names
+# what synthnb hands over itself, under these names
+RESERVED = ("x", "y", "scores", "keep", "rng", "real_x", "real_y", "classes", "channels", "size")
 
 def check_options(
     name: str,  # module:function
@@ -85,8 +93,10 @@ def check_options(
     takes = _public_functions(str(path), path.stat().st_mtime_ns)[function]
     free = [argument for argument in takes or () if argument not in RESERVED]
     for option in options:
-        if option in RESERVED: raise BadInput(f"{name!r}: {option!r} is no option, synthnb hands it over itself; choose another name")
-        if takes is not None and option not in free: raise BadInput(f"{name!r} has no option {option!r}; {suggest(option, free) if free else 'it has none'}")
+        if option in RESERVED:
+            raise BadInput(f"{name!r}: {option!r} is no option, synthnb hands it over itself; choose another name")
+        if takes is not None and option not in free:
+            raise BadInput(f"{name!r} has no option {option!r}; {suggest(option, free) if free else 'it has none'}")
 
 def code_hash(
     name: str,  # module:function
@@ -103,11 +113,13 @@ def load(
 ) -> Callable:  # the function
     "A user's own function."
     now, (module, _, function) = code_hash(name), name.partition(":")
-    if version not in (None, now): raise BadInput(f"{name!r}: {find(name)} has changed since this was planned; run it again")
+    if version not in (None, now):
+        raise BadInput(f"{name!r}: {find(name)} has changed since this was planned; run it again")
     if _loaded.get(module) != now:
         path = find(name)
         sys.modules[module] = importlib.util.module_from_spec(importlib.util.spec_from_file_location(module, path))
-        exec(compile(path.read_text(), path, "exec"), vars(sys.modules[module]))  # an import would take a stale .pyc after a quick edit
+        # an import would take a stale .pyc after a quick edit
+        exec(compile(path.read_text(), path, "exec"), vars(sys.modules[module]))
         _loaded[module] = now
     return getattr(sys.modules[module], function)
 
@@ -122,5 +134,7 @@ def call_with(
     everything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     handed = {name: value for name, value in offered.items() if everything or name in signature.parameters} | options
     try: signature.bind(*arguments, **handed)
-    except TypeError as e: raise BadInput(f"'{function.__module__}:{function.__name__}' cannot be called: {e}; `options` may give it") from None
+    except TypeError as e:
+        raise BadInput(
+            f"'{function.__module__}:{function.__name__}' cannot be called: {e}; `options` may give it") from None
     return function(*arguments, **handed)

@@ -38,7 +38,8 @@ def _is_disk_full(
     error: BaseException,  # from whatever wrote
 ) -> bool:  # whether the disk was full
     "Whether an error, or what caused it, says that there is no room."
-    said = getattr(error, "errno", None) in DISK_FULL_CODES or any(os.strerror(code) in str(error) for code in DISK_FULL_CODES)
+    said = (getattr(error, "errno", None) in DISK_FULL_CODES
+        or any(os.strerror(code) in str(error) for code in DISK_FULL_CODES))
     return said or bool(error.__cause__ and _is_disk_full(error.__cause__))
 
 def _free_bytes(
@@ -57,10 +58,12 @@ def raising_disk_full(
     except Exception as e:
         if not _is_disk_full(e): raise
         named = getattr(e, "filename", None)
-        where = Path(named).absolute() if named else min((Path(path).absolute() for path in (*paths, tempfile.gettempdir())), key=_free_bytes)
+        where = (Path(named).absolute() if named
+            else min((Path(path).absolute() for path in (*paths, tempfile.gettempdir())), key=_free_bytes))
         why = os.strerror(e.errno if getattr(e, "errno", None) in DISK_FULL_CODES else errno.ENOSPC)
         left = f"its file system has {_free_bytes(where) / 1e6:.1f} MB left"
-        raise DiskFull(f"{where}: {why}, {left}; what is finished is kept: make room there, and the same command goes on from here") from e
+        raise DiskFull(
+            f"{where}: {why}, {left}; what is finished is kept: make room there, and the same command goes on from here") from e
 
 # %% ../../nbs/base/08_store.ipynb #e4cb7e6b
 class Damaged(RuntimeError):
@@ -75,7 +78,8 @@ def _write_part(
     kind = type(value).__name__
     if isinstance(value, np.ndarray):
         with open(folder / f"{name}.npy", "wb") as f:
-            np.save(SimpleNamespace(write=f.write), value, allow_pickle=False)  # given a file, numpy hides why it failed
+            # given a file, numpy hides why it failed
+            np.save(SimpleNamespace(write=f.write), value, allow_pickle=False)
         return f"{name}.npy"
     if kind == "DataFrame":
         value.to_parquet(folder / f"{name}.parquet", index=False)
@@ -133,7 +137,8 @@ class Store:
     ) -> dict:  # files: {name: {bytes, sha256}}, and what `save` was told in `about`; Damaged if unreadable
         "What was written beside an artefact: checksums, costs, provenance."
         try: return json.loads((self.folder(key) / "manifest.json").read_text())
-        except (OSError, ValueError) as e: raise Damaged(f"{key}: manifest.json cannot be read ({type(e).__name__})") from None
+        except (OSError, ValueError) as e:
+            raise Damaged(f"{key}: manifest.json cannot be read ({type(e).__name__})") from None
 
     def check(
         self,
@@ -143,7 +148,8 @@ class Store:
         for name, entry in self.manifest(key)["files"].items():
             path = self.folder(key) / name
             if not path.exists(): raise Damaged(f"{key}: {name} is missing")
-            if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]: raise Damaged(f"{key}: {name} is not what was written")
+            if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+                raise Damaged(f"{key}: {name} is not what was written")
 
     def load(
         self,
@@ -228,7 +234,8 @@ class Store:
 
     def keys(self) -> Iterator[str]:  # every published key
         "All artefacts in the store."
-        for manifest in sorted(self.root.glob("*/??/*/manifest.json")): yield f"{manifest.parts[-4]}-{manifest.parts[-2]}"
+        for manifest in sorted(self.root.glob("*/??/*/manifest.json")):
+            yield f"{manifest.parts[-4]}-{manifest.parts[-2]}"
 
     def record_run(
         self,

@@ -24,7 +24,8 @@ def _error_line(
     where: str,  # what the user calls the thing
 ) -> str:
     "One validation error as one line."
-    path = ".".join(str(p) for p in error["loc"] if not str(p).startswith("function-after"))  # pydantic's word for a spec with a check of its own
+    # pydantic's word for a spec with a check of its own
+    path = ".".join(str(p) for p in error["loc"] if not str(p).startswith("function-after"))
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key {path!r}; {suggest(error['loc'][-1], _allowed_keys(cls, error['loc'][:-1]))}"
     if error["type"] == "missing": return f"{where}: {path!r} is missing"
@@ -41,7 +42,9 @@ def _allowed_keys(
     for step in path:
         fields = [m.model_fields[step].annotation for m in models if step in m.model_fields]
         if fields: models = [m for f in fields for m in _models_in(f)]
-        else: models = [m for m in models if step in get_args(getattr(m.model_fields.get("kind"), "annotation", None))] or models
+        else:
+            models = ([m for m in models if step in get_args(getattr(m.model_fields.get("kind"), "annotation", None))]
+                or models)
     return sorted({key for m in models for key in m.model_fields})
 
 def _models_in(
@@ -57,7 +60,9 @@ def parse(
     where: str,  # what to call it in an error: a file, an option
 ) -> Spec:  # the validated spec; BadInput with at most three lines otherwise
     "Validate a user's mapping, with errors that name the key, the value and what is allowed."
-    if not isinstance(data, dict): raise BadInput(f"{where}: expected keys and values ({', '.join(_allowed_keys(cls, ()))}), not {type(data).__name__}")
+    if not isinstance(data, dict):
+        raise BadInput(
+            f"{where}: expected keys and values ({', '.join(_allowed_keys(cls, ()))}), not {type(data).__name__}")
     try: return cls.model_validate(data)
     except ValidationError as e:
         lines = list(dict.fromkeys(_error_line(error, cls, where) for error in e.errors()))

@@ -34,7 +34,9 @@ class Listing(NamedTuple):
     classes: tuple[str, ...]  # names of the classes, in the order of the source
     notes: list[str]  # one line each: what was odd but allowed
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}  # what parts are called
+# what parts are called
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test"}
 
 def split_of(
     name: str,  # of a folder or a split
@@ -60,10 +62,12 @@ def to_class_names(
     top = len(names) - 1 if names else max((v for v in values if type(v) is int), default=0)
     for i, value in enumerate(values):
         if type(value) is not int or not 0 <= value <= top:
-            raise BadInput(f"{where(i)}: label {value!r}; allowed: " + (f"0 to {top} ({names[0]} to {names[-1]})" if names else "strings, or numbers from 0")
+            raise BadInput(f"{where(i)}: label {value!r}; allowed: "
+                + (f"0 to {top} ({names[0]} to {names[-1]})" if names else "strings, or numbers from 0")
                            + ("; a part with hidden labels cannot be used" if value in (None, -1) else ""))
     times = Counter(names)  # ImageNet has two kinds of crane
-    names = {i: n if times[n] == 1 else f"{n} ({i})" for i, n in enumerate(names)} if names else {v: str(v) for v in sorted(set(values))}
+    names = ({i: n if times[n] == 1 else f"{n} ({i})" for i, n in enumerate(names)} if names
+        else {v: str(v) for v in sorted(set(values))})
     return [names[v] for v in values], tuple(names.values())
 
 # %% ../../nbs/data/03_class_folders.ipynb #57a92f3b
@@ -107,15 +111,22 @@ def class_folder_records(
     root = source_path(images)
     found, others = list_files(root, image_suffixes())
     steps = [f.split("/") for f in found]
-    parts = {top for top, *rest in steps if len(rest) > 1 and split_of(top)}  # a part holds class folders; a folder `test` of images is a class
+    # a part holds class folders; a folder `test` of images is a class
+    parts = {top for top, *rest in steps if len(rest) > 1 and split_of(top)}
     strange = sorted({top for top, *rest in steps if rest} - parts)
-    if parts and strange: raise BadInput(f"{images.source}: {shorten(strange)} beside {shorten(sorted(parts))}; allowed: folders train, val, test "
+    if parts and strange:
+        raise BadInput(
+            f"{images.source}: {shorten(strange)} beside {shorten(sorted(parts))}; allowed: folders train, val, test "
                                          "that hold a folder for each class, or a folder for each class alone")
     deep = 1 if parts else 0
-    records = [Record(f, split_of(s[0]) if parts else None, s[deep], partial(Path, root, f)) for f, s in zip(found, steps) if len(s) > deep + 1]
+    records = [Record(f, split_of(s[0]) if parts else None, s[deep], partial(Path, root, f))
+        for f, s in zip(found, steps) if len(s) > deep + 1]
     loose = [f for f, s in zip(found, steps) if len(s) <= deep + 1]
-    if not records: raise BadInput(f"{images.source}: no images found" + (f" but {len(loose)} without a class folder" if loose else "")
-                                   + "; expected DIR/<class>/<image>, or DIR/train/<class>/<image> with val and test beside it")
+    if not records:
+        raise BadInput(f"{images.source}: no images found"
+            + (f" but {len(loose)} without a class folder" if loose else "")
+                                   + "; expected DIR/<class>/<image>, or DIR/train/<class>/<image> with val and test "
+                                   "beside it")
     notes = [f"images in no class folder, ignored: {len(loose)} ({shorten(loose)})"] if loose else []
     if others: notes.append(f"files that are no images, ignored: {len(others)} ({shorten(others)})")
     return Listing(records, tuple(sorted({r.label for r in records})), notes)

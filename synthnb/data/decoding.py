@@ -20,18 +20,21 @@ from .images import resize
 class Unreadable(ValueError):
     "An image cannot be shown; the message says why."
 
-UNSUPPORTED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow opens these through other programs or not at all
+# Pillow opens these through other programs or not at all
+UNSUPPORTED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 @cache
 def image_suffixes() -> frozenset[str]:  # lower case, with the dot
     "The file name endings that are taken for images."
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in UNSUPPORTED_FORMATS)
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
+        and kind not in UNSUPPORTED_FORMATS)
 
 @cache
 def _accepted_formats() -> tuple[str, ...]:
     "The formats in which images are looked for, whatever the file is called; first those that are easily told and often meant."
     Image.init()
-    return tuple(dict.fromkeys(("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *sorted(Image.OPEN.keys() - UNSUPPORTED_FORMATS))))
+    return tuple(
+        dict.fromkeys(("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *sorted(Image.OPEN.keys() - UNSUPPORTED_FORMATS))))
 
 # %% ../../nbs/data/02_decoding.ipynb #34de8651
 def _flatten_alpha(
@@ -52,14 +55,16 @@ def _apply_icc_profile(
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
         if profile and "sRGB" in ImageCms.getProfileDescription(source): return image
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError): return image  # damaged, or for other pixels (RGB in a CMYK file): viewers show such images without it
+    # damaged, or for other pixels (RGB in a CMYK file): viewers show such images without it
+    except (ImageCms.PyCMSError, OSError): return image
 
 def _to_8_bit(
     image: Image.Image,  # 16-bit grey or 32-bit integers
 ) -> Image.Image:  # L; Unreadable where values are above 65535 or below 0
     "Grey of 16 bits as grey of 8."
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535: raise Unreadable(f"values from {values.min()} to {values.max()}: nobody says which one is white")
+    if values.min() < 0 or values.max() > 65535:
+        raise Unreadable(f"values from {values.min()} to {values.max()}: nobody says which one is white")
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 def to_grey_or_rgb(
@@ -85,11 +90,13 @@ def _open_image(
 ) -> Image.Image:  # loaded and upright
     "Open an image; a large JPEG at a fraction of its size, twice the wanted one or more."
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or not (source.ndim == 2 or source.ndim == 3 and source.shape[2] == 3) or not source.size:
+        if source.dtype != np.uint8 or not (source.ndim == 2 or source.ndim == 3
+            and source.shape[2] == 3) or not source.size:
             raise Unreadable(f"an array of {source.dtype} {source.shape}; allowed: uint8 (H, W) or (H, W, 3)")
         return Image.fromarray(source)
     if isinstance(source, Image.Image): return ImageOps.exif_transpose(source)
-    if not isinstance(source, Path | bytes): raise Unreadable(f"{type(source).__name__} is neither a PIL image nor an array")
+    if not isinstance(source, Path | bytes):
+        raise Unreadable(f"{type(source).__name__} is neither a PIL image nor an array")
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_accepted_formats()) as image:
         image.draft(None, (2 * size, 2 * size))
         return ImageOps.exif_transpose(image)
@@ -116,7 +123,8 @@ def decode_image(
     "One image at working size."
     try: image = to_grey_or_rgb(_open_image(source, size))
     except Unreadable: raise
-    except Exception as e: raise Unreadable(_reason(source, e)) from None  # decoders raise all there is: OSError, SyntaxError, struct.error, MemoryError
+    # decoders raise all there is: OSError, SyntaxError, struct.error, MemoryError
+    except Exception as e: raise Unreadable(_reason(source, e)) from None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))

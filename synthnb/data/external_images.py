@@ -40,7 +40,9 @@ def _map_threads(
     "Do something with many items on all cores; stops at once where it is interrupted."
     pool = ThreadPoolExecutor(os.cpu_count())
     often = 0.1 if sys.stderr.isatty() else 15  # seconds; a log keeps every line
-    try: yield from tqdm(pool.map(work, items), total=len(items), desc=what, unit="image", delay=2, leave=False, mininterval=often)
+    try:
+        yield from tqdm(pool.map(work, items), total=len(items), desc=what, unit="image", delay=2, leave=False,
+            mininterval=often)
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/data/07_external_images.ipynb #7378a0e4
@@ -76,8 +78,11 @@ def content_hash(
     note = memory and memory / f"{key}.json"
     if note and key in _known_hashes: return _known_hashes[key]
     if note and note.exists(): return json.loads(note.read_text())
-    total = hashlib.sha256(json.dumps(list(zip(names, _map_threads(_sha256, [top / n for n in names], "hashing files")))).encode()).hexdigest()
-    settled = max((changed for *_, changed in seen), default=0) < time.time_ns() - 2_000_000_000  # else it may change again within one tick of the clock
+    total = hashlib.sha256(
+        json.dumps(
+        list(zip(names, _map_threads(_sha256, [top / n for n in names], "hashing files")))).encode()).hexdigest()
+    # else it may change again within one tick of the clock
+    settled = max((changed for *_, changed in seen), default=0) < time.time_ns() - 2_000_000_000
     if note and settled: _known_hashes[key] = total
     if note and settled and memory.parent.is_dir():
         memory.mkdir(exist_ok=True)
@@ -130,7 +135,10 @@ def _check_unreadable(
 ) -> list[str]:  # notes; BadInput where all have to be read
     "See to images that cannot be read."
     if bad and images.broken == "refuse":
-        raise BadInput("\n".join([f"{images.source}: images that cannot be read: {len(bad)} of {n}; `broken: skip` leaves them out", *bad[:5],
+        raise BadInput(
+            "\n".join(
+            [f"{images.source}: images that cannot be read: {len(bad)} of {n}; `broken: skip` leaves them out",
+            *bad[:5],
                                   *([f"... and {len(bad) - 5} more"] if len(bad) > 5 else [])]))
     return [f"images skipped that cannot be read: {len(bad)} ({shorten(bad)})"] if bad else []
 
@@ -148,7 +156,9 @@ def _check_complete(
     for k, name in enumerate(data.classes):
         n = [int(((data.split == s) & (data.y == k)).sum()) for s in range(3)]
         if not n[0] or not n[2]:
-            raise BadInput(f"{images.source}: class {name!r} has {n[0]} images in train, {n[1]} in val, {n[2]} in test; at least one is needed in train and "
+            raise BadInput(
+                f"{images.source}: class {name!r} has {n[0]} images in train, {n[1]} in val, {n[2]} in test; at least "
+                f"one is needed in train and "
                            "in test: add images, or leave the class out with `classes`")
     if not len(data.part("val")): raise BadInput(f"{images.source}: no images in val; at least one is needed")
 
@@ -161,10 +171,12 @@ def read_dataset(
     table = subsample_classes(images, assign_splits(images, records, classes), classes)
     x, why, enlarged = _decode_all(images, [records[i] for i in table.index])
     table = table.assign(group=_duplicate_groups(x)).reset_index(drop=True)
-    notes = found.notes + _check_unreadable(images, [f"{where}: {w}" for where, w in zip(table["where"], why) if w], len(table))
+    notes = found.notes + _check_unreadable(images, [f"{where}: {w}" for where, w in zip(table["where"], why) if w],
+        len(table))
     if enlarged: notes.append(f"images smaller than {images.size} pixels, enlarged: {enlarged}")
     table, odd = keep_copies_together(table[[not w for w in why]], classes)
-    table, twins = resolve_leakage(images, subsample_classes(images, table, classes))  # copies that were put together may exceed a limit again
+    # copies that were put together may exceed a limit again
+    table, twins = resolve_leakage(images, subsample_classes(images, table, classes))
     data = Dataset(x[table.index], table.y.to_numpy(), classes, table.split.to_numpy())
     _check_complete(images, data)
     return data, notes + odd + twins

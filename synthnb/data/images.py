@@ -33,7 +33,8 @@ def contact_sheet(
     rows = max(1, -(-n // columns))
     sheet = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
     sheet[:n, :h, :w] = x.transpose(0, 2, 3, 1)
-    sheet = sheet.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2).reshape(rows * (h + gap), columns * (w + gap), c)
+    sheet = sheet.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2).reshape(rows * (h + gap),
+        columns * (w + gap), c)
     sheet = sheet[:rows * (h + gap) - gap, :columns * (w + gap) - gap].repeat(zoom, 0).repeat(zoom, 1)
     return sheet[..., 0] if c == 1 else sheet
 

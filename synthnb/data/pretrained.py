@@ -58,15 +58,20 @@ def components(
     "The parts of a model that would be loaded."
     try: said = json.loads((folder / index).read_text())
     except (OSError, ValueError):
-        raise BadInput(f"{what}: {folder} holds no model: no {index} that can be read; allowed: a folder that `save_pretrained` wrote") from None
+        raise BadInput(
+            f"{what}: {folder} holds no model: no {index} that can be read; allowed: a folder that "
+            f"`save_pretrained` wrote") from None
     parts = [k for k, v in said.items() if isinstance(v, list) and v and v[0]] if index == "model_index.json" else ["."]
     parts = [part for part in parts if part != "safety_checker"]
     for part in parts:
         names = [p.name for p in sorted((folder / part).glob("*"))]
         pickled = [f"{part}/{n}".removeprefix("./") for n in names if Path(n).suffix in PICKLE_SUFFIXES]
         if pickled and not any(n.endswith(".safetensors") for n in names) and not pickles_allowed():
-            raise BadInput(f"{what}: {folder} has pickled weights only: {shorten(pickled)}; allowed: safetensors, since loading a pickle can run any code "
-                           "(`save_pretrained` of a model that you trust writes them; SYNTHNB_PICKLED=allow loads what you trust)")
+            raise BadInput(
+                f"{what}: {folder} has pickled weights only: {shorten(pickled)}; allowed: safetensors, since loading a "
+                f"pickle can run any code "
+                           "(`save_pretrained` of a model that you trust writes them; SYNTHNB_PICKLED=allow loads what "
+                           "you trust)")
     return parts
 
 def model_identity(
@@ -80,8 +85,10 @@ def model_identity(
     if folder is None: return {"hub": name, "revision": revision}
     if revision: raise BadInput(f"{what}: revision {revision!r} belongs to a model of the hub, {name} is a folder")
     parts = components(folder, index, what)
-    names = [name for name in list_files(folder, SAFE_SUFFIXES | PICKLE_SUFFIXES)[0] if parts == ["."] or name == index or name.split("/")[0] in parts]
-    safe = {os.path.dirname(name) for name in names if name.endswith(".safetensors")}  # what lies beside them is not loaded
+    names = [name for name in list_files(folder, SAFE_SUFFIXES | PICKLE_SUFFIXES)[0] if parts == ["."] or name == index
+        or name.split("/")[0] in parts]
+    # what lies beside them is not loaded
+    safe = {os.path.dirname(name) for name in names if name.endswith(".safetensors")}
     names = [name for name in names if Path(name).suffix in SAFE_SUFFIXES or os.path.dirname(name) not in safe]
     return {"sha256": content_hash(folder, names, store_root() / HASH_CACHE)}
 
@@ -93,7 +100,8 @@ def check_unchanged(
     what: str = "generator.model",  # the option that says it
 ) -> None:
     "BadInput where a folder has another content than planned."
-    if model_identity(name, revision, index, what) != known: raise BadInput(f"{what} {name!r} has changed since this was planned; run it again")
+    if model_identity(name, revision, index, what) != known:
+        raise BadInput(f"{what} {name!r} has changed since this was planned; run it again")
 
 def not_loadable(
     error: Exception,  # whatever the libraries, the network or the disk say
@@ -103,8 +111,11 @@ def not_loadable(
 ) -> BadInput:  # to be raised
     "A model that cannot be had, in one line."
     said = next((line for line in str(error).splitlines() if line.strip()), "")
-    return BadInput(f"{option.partition('=')[0]} {name!r} cannot be had ({type(error).__name__}: {said[:150]}); allowed: {kind} of the hub, "
-                    f"with network or downloaded before, or a local folder: --set {option}, where DIR holds what `save_pretrained` wrote")
+    return BadInput(
+        f"{option.partition('=')[0]} {name!r} cannot be had ({type(error).__name__}: {said[:150]}); allowed: {kind} of "
+        f"the hub, "
+                    f"with network or downloaded before, or a local folder: --set {option}, where DIR holds what "
+                    f"`save_pretrained` wrote")
 
 def model_label(
     known: dict[str, Any],  # from `model_identity`

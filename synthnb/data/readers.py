@@ -29,13 +29,17 @@ def _find_columns(
     features: dict[str, dict],  # column -> description: `_type`, for class labels `names`
 ) -> tuple[str, str, list[str]]:  # columns of the images and of the labels, notes; BadInput where there is none
     "Find the columns by their types and the option `label`."
-    pictures = sorted((c for c, f in features.items() if f.get("_type") == "Image" or "bytes" in f), key=lambda c: (c not in ("image", "img"), c))
+    pictures = sorted((c for c, f in features.items() if f.get("_type") == "Image" or "bytes" in f),
+        key=lambda c: (c not in ("image", "img"), c))
     if not pictures: raise BadInput(f"{images.source}: no column holds images; columns: {', '.join(features)}")
-    notes = [f"images are those of the column {pictures[0]!r}; there are also {shorten(pictures[1:])}"] if pictures[1:] else []
+    notes = ([f"images are those of the column {pictures[0]!r}; there are also {shorten(pictures[1:])}"]
+        if pictures[1:] else [])
     labels = [c for c, f in features.items() if f.get("_type") == "ClassLabel"]
     if images.label in features: return pictures[0], images.label, notes
     if images.label == "label" and len(labels) == 1: return pictures[0], labels[0], notes
-    raise BadInput(f"{images.source}: no column {images.label!r} for the option `label`; {suggest(images.label, [c for c in features if c not in pictures])}")
+    raise BadInput(
+        f"{images.source}: no column {images.label!r} for the option `label`; "
+        f"{suggest(images.label, [c for c in features if c not in pictures])}")
 
 def _encoded_image(
     value: Any,  # a cell of an image column: bytes, or a mapping with `bytes` and `path`
@@ -54,8 +58,10 @@ def _parquet_features(
     import pyarrow as pa
     from pyarrow.parquet import read_schema
     try: schema = read_schema(path)
-    except (OSError, pa.ArrowInvalid) as e: raise BadInput(f"{path}: not a whole parquet file ({str(e).splitlines()[0][:80]})") from None
-    binary = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0 or pa.types.is_binary(f.type)]
+    except (OSError, pa.ArrowInvalid) as e:
+        raise BadInput(f"{path}: not a whole parquet file ({str(e).splitlines()[0][:80]})") from None
+    binary = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
+        or pa.types.is_binary(f.type)]
     said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     return {c: said.get(c) or {"_type": "Image" if c in binary else "Value"} for c in schema.names}
 
@@ -66,13 +72,17 @@ def _parquet_records(
     from pyarrow.parquet import ParquetFile
     root, lock = source_path(images), Lock()
     found, _ = list_files(root, frozenset({".parquet"}))
-    if not found: raise BadInput(f"{images.source}: no parquet files found; expected DIR/train*.parquet with validation*.parquet and test*.parquet beside it")
+    if not found:
+        raise BadInput(
+            f"{images.source}: no parquet files found; expected DIR/train*.parquet with validation*.parquet and "
+            f"test*.parquet beside it")
     root = root if root.is_dir() else root.parent
     features = _parquet_features(root / found[0])
     picture, label, notes = _find_columns(images, features)
     for f in found:
         if (other := _parquet_features(root / f)).get(label) != features[label] or picture not in other:
-            raise BadInput(f"{images.source}: {f} has other columns or class names than {found[0]}; allowed: files of one data set")
+            raise BadInput(
+                f"{images.source}: {f} has other columns or class names than {found[0]}; allowed: files of one data set")
 
     @lru_cache(maxsize=2)
     def group(f, g): return ParquetFile(root / f).read_row_group(g, columns=[picture]).column(0)
@@ -86,11 +96,14 @@ def _parquet_records(
         file = ParquetFile(root / f)
         values += file.read(columns=[label]).column(0).to_pylist()
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        places += [(f, g, row, start + row) for g, (n, start) in enumerate(zip(sizes, accumulate(sizes, initial=0))) for row in range(n)]
-    parts = {f: next(filter(None, (split_of(re.match("[A-Za-z]*", step)[0]) for step in reversed(f.split("/")))), None) for f in found}
+        places += [(f, g, row, start + row) for g, (n, start) in enumerate(zip(sizes, accumulate(sizes, initial=0)))
+            for row in range(n)]
+    parts = {f: next(filter(None, (split_of(re.match("[A-Za-z]*", step)[0]) for step in reversed(f.split("/")))), None)
+        for f in found}
     at = lambda i: f"{places[i][0]} row {places[i][3]}"
     labels, classes = to_class_names(values, at, features[label].get("names"))
-    records = [Record(at(i), parts[f], name, partial(get, f, g, row)) for i, ((f, g, row, _), name) in enumerate(zip(places, labels))]
+    records = [Record(at(i), parts[f], name, partial(get, f, g, row))
+        for i, ((f, g, row, _), name) in enumerate(zip(places, labels))]
     return _drop_unsplit(Listing(records, classes, notes))
 
 def _drop_unsplit(
@@ -99,7 +112,9 @@ def _drop_unsplit(
     "Where some images belong to a part, leave out those that belong to none, and say so."
     kept, others = [[r for r in found.records if bool(r.part) == has] for has in (True, False)]
     if not kept or not others: return found
-    return Listing(kept, found.classes, [*found.notes, f"images in none of train, val, test, ignored: {len(others)} ({shorten([r.where for r in others])})"])
+    return Listing(kept, found.classes,
+        [*found.notes,
+        f"images in none of train, val, test, ignored: {len(others)} ({shorten([r.where for r in others])})"])
 
 # %% ../../nbs/data/04_readers.ipynb #6342c775
 def _hub_records(
@@ -109,9 +124,12 @@ def _hub_records(
     import datasets
     name = images.source.partition(":")[2]
     local = Path(name).expanduser().is_dir()
-    try: loaded = datasets.load_dataset(str(source_path(images)) if local else name, images.config, revision=images.revision)
+    try:
+        loaded = datasets.load_dataset(str(source_path(images)) if local else name, images.config,
+            revision=images.revision)
     except Exception as e:  # whatever the library, the network or the disk says
-        raise BadInput(f"{images.source}: cannot be had ({type(e).__name__}: {str(e).splitlines()[0][:150] if str(e) else ''}); "
+        raise BadInput(
+            f"{images.source}: cannot be had ({type(e).__name__}: {str(e).splitlines()[0][:150] if str(e) else ''}); "
                        "allowed: a data set of the hub, with network or downloaded before, or a local folder as hub:DIR") from None
     features = next(iter(loaded.values())).features.to_dict()
     picture, label, notes = _find_columns(images, features)
@@ -127,9 +145,11 @@ def _hub_records(
     at = lambda i: f"{rows[i][0]} row {rows[i][1]}"
     labels, classes = to_class_names(values, at, features[label].get("names"))
     tables = {split: table.select_columns([picture]) for split, table in loaded.items()}
-    if len(loaded) > 1 and not any(map(split_of, loaded)): notes.append(f"these splits are taken together: {shorten(list(loaded))}")
+    if len(loaded) > 1 and not any(map(split_of, loaded)):
+        notes.append(f"these splits are taken together: {shorten(list(loaded))}")
     if not images.revision and not local: notes.append("no `revision` is given: what the hub had last was read")
-    records = [Record(at(i), split_of(split), c, partial(get, tables[split], row)) for i, ((split, row), c) in enumerate(zip(rows, labels))]
+    records = [Record(at(i), split_of(split), c, partial(get, tables[split], row))
+        for i, ((split, row), c) in enumerate(zip(rows, labels))]
     return _drop_unsplit(Listing(records, classes, notes))
 
 # %% ../../nbs/data/04_readers.ipynb #6d74a7f2
@@ -138,7 +158,8 @@ def torchvision_names() -> list[str]:  # names of classes in torchvision.dataset
     import ast
     import importlib.util
     source = Path(importlib.util.find_spec("torchvision").origin).parent / "datasets" / "__init__.py"
-    names = next(n.value for n in ast.parse(source.read_text()).body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+    names = next(n.value for n in ast.parse(source.read_text()).body if isinstance(n, ast.Assign)
+        and n.targets[0].id == "__all__")
     return [name for name in ast.literal_eval(names) if name[0].isupper()]
 
 def check_torchvision(
@@ -146,7 +167,8 @@ def check_torchvision(
 ) -> None:
     "Refuse a name that torchvision does not have, before anything is imported or downloaded."
     names = {n.lower(): n for n in torchvision_names()}
-    if name not in names.values(): raise BadInput(f"torchvision:{name}: unknown; {suggest(names.get(name.lower(), name), names.values())}")
+    if name not in names.values():
+        raise BadInput(f"torchvision:{name}: unknown; {suggest(names.get(name.lower(), name), names.values())}")
 
 def _torchvision_splits(
     name: str,  # a class of torchvision.datasets
@@ -157,16 +179,21 @@ def _torchvision_splits(
     takes = inspect.signature(make).parameters
     ways = [("train", "train", True), ("test", "train", False)] if "train" in takes else [(None, None, None)]
     if "split" in takes:
-        ways = [("train", "split", s) for s in ("train", "trainval", "train-standard")] + [(split_of(s), "split", s) for s in ("val", "valid", "test")]
+        ways = ([("train", "split", s) for s in ("train", "trainval", "train-standard")]
+            + [(split_of(s), "split", s) for s in ("val", "valid", "test")])
     found = {}
     for part, option, value in ways:
         if part in found: continue
-        options = {k: v for k, v in {"root": folder, "download": True, "loader": Path, option: value}.items() if k in takes}
+        options = {k: v for k, v in {"root": folder, "download": True, "loader": Path, option: value}.items()
+            if k in takes}
         try: found[part] = make(**options)
         except ValueError as e:
-            if "Unknown value" not in str(e): raise BadInput(f"torchvision:{name}: {e}") from None  # otherwise it has no part of this name
+            # otherwise it has no part of this name
+            if "Unknown value" not in str(e): raise BadInput(f"torchvision:{name}: {e}") from None
         except (OSError, RuntimeError, ImportError, TypeError) as e:
-            raise BadInput(f"torchvision:{name}: cannot be had ({str(e).splitlines()[0][:150]}); it needs network once, files are kept in {folder}") from None
+            raise BadInput(
+                f"torchvision:{name}: cannot be had ({str(e).splitlines()[0][:150]}); it needs network once, files are "
+                f"kept in {folder}") from None
     return found
 
 def _torchvision_labels(
@@ -175,7 +202,8 @@ def _torchvision_labels(
     "Its labels, from a list of them where it has one (without loading images), else one by one."
     label = lambda i: operator.index(data[i][1])
     for values in (getattr(data, name, None) for name in ("targets", "labels", "_labels", "y")):
-        if values is not None and len(values) == len(data) and all(values[i] == label(i) for i in (0, len(data) // 2, -1 % len(data))):
+        if values is not None and len(values) == len(data) and all(values[i] == label(i)
+            for i in (0, len(data) // 2, -1 % len(data))):
             return list(map(operator.index, values))
     return [label(i) for i in range(len(data))]
 
@@ -192,14 +220,20 @@ def _torchvision_records(
 
     rows = [(part, i) for part, data in versions.items() for i in range(len(data))]
     try: values = [value for data in versions.values() for value in _torchvision_labels(data)]
-    except TypeError: raise BadInput(f"{images.source}: not one class label an image; allowed: torchvision's classification data sets") from None
+    except TypeError:
+        raise BadInput(
+            f"{images.source}: not one class label an image; allowed: torchvision's classification data sets") from None
     known = getattr(next(iter(versions.values())), "classes", None)
     at = lambda i: f"{rows[i][0] or 'all'} row {rows[i][1]}"
-    labels, classes = to_class_names(values, at, [c if isinstance(c, str) else ", ".join(c) for c in known] if known else None)
-    return Listing([Record(at(i), part, c, partial(get, versions[part], row)) for i, ((part, row), c) in enumerate(zip(rows, labels))], classes, [])
+    labels, classes = to_class_names(values, at, [c if isinstance(c, str) else ", ".join(c) for c in known] if known
+        else None)
+    return Listing(
+        [Record(at(i), part, c, partial(get, versions[part], row))
+        for i, ((part, row), c) in enumerate(zip(rows, labels))], classes, [])
 
 # %% ../../nbs/data/04_readers.ipynb #50befc44
-READERS = {"folder": class_folder_records, "parquet": _parquet_records, "hub": _hub_records, "torchvision": _torchvision_records}
+READERS = {"folder": class_folder_records, "parquet": _parquet_records, "hub": _hub_records,
+    "torchvision": _torchvision_records}
 
 def list_records(
     images: Images,  # what the user asks for

@@ -44,7 +44,9 @@ def first_per_class(
     counts = np.bincount(y[order], minlength=K)
     if counts.min() < n:
         least = counts.min()
-        raise BadInput(f"{n} real images a class are asked for, but class {counts.argmin()} has {least} in the training split; allowed: at most {least}")
+        raise BadInput(
+            f"{n} real images a class are asked for, but class {counts.argmin()} has {least} in the training split; "
+            f"allowed: at most {least}")
     return order[:n * K]
 
 # %% ../../nbs/data/05_splits.ipynb #0942e908
@@ -54,9 +56,11 @@ def select_classes(
 ) -> tuple[list[Record], tuple[str, ...]]:  # their records, their names; BadInput for an unknown class or fewer than two
     "The classes that are wanted, in the order that is wanted."
     for name in images.classes:
-        if name not in found.classes: raise BadInput(f"{images.source}: unknown class {name!r}; {suggest(name, found.classes)}")
+        if name not in found.classes:
+            raise BadInput(f"{images.source}: unknown class {name!r}; {suggest(name, found.classes)}")
     names = images.classes or found.classes
-    if len(set(names)) < max(2, len(names)): raise BadInput(f"{images.source}: classes {', '.join(names)}; allowed: two or more, each once")
+    if len(set(names)) < max(2, len(names)):
+        raise BadInput(f"{images.source}: classes {', '.join(names)}; allowed: two or more, each once")
     return [r for r in found.records if r.label in set(names)], tuple(names)
 
 def _split_sizes(
@@ -76,7 +80,8 @@ def _missing_splits(
     has = {r.part for r in records} - {None}
     if images.split in ("random", "order") or images.split == "auto" and not has: return False, images.val, images.test
     if "train" not in has:
-        raise BadInput(f"{images.source}: split: own needs a part train, found {shorten(sorted(has)) if has else 'no parts'}; "
+        raise BadInput(
+            f"{images.source}: split: own needs a part train, found {shorten(sorted(has)) if has else 'no parts'}; "
                        "allowed: random, order, or folders train, val, test")
     return True, 0 if "val" in has else images.val, 0 if "test" in has else images.test
 
@@ -88,12 +93,15 @@ def assign_splits(
     "Take the source's own parts, make those that are missing out of train."
     number = {name: k for k, name in enumerate(classes)}
     own, val, test = _missing_splits(images, records)
-    y, split = np.int64([number[r.label] for r in records]), np.int8([SPLITS.index(r.part) if own else 0 for r in records])
+    y, split = (np.int64([number[r.label] for r in records]),
+        np.int8([SPLITS.index(r.part) if own else 0 for r in records]))
     made = (split == 0) & bool(val or test)
     least = 1 + bool(val) + 1 if test else 1  # the source's own test decides by itself, and val may lack classes
     for k, name in enumerate(classes if val or test else ()):
         rows = np.flatnonzero(made & (y == k))
-        if len(rows) < least: raise BadInput(f"{images.source}: class {name!r} has {len(rows)} images to split; at least {least} are needed")
+        if len(rows) < least:
+            raise BadInput(
+                f"{images.source}: class {name!r} has {len(rows)} images to split; at least {least} are needed")
         if images.split != "order": rows = rng("images", "split", name).permutation(rows)
         vals, tests = _split_sizes(len(rows), val, test)
         split[rows[len(rows) - tests - vals:len(rows) - tests]] = 1
@@ -120,7 +128,8 @@ def _describe_copies(
     more: pd.Series,  # what to say of each beside where it is
 ) -> list[str]:  # one a picture: `train/a.png (train) = test/b.png (test)`
     "Equal pictures in words."
-    return [" = ".join(texts[:3]) for texts in (table["where"] + " (" + more + ")").groupby(table.group, sort=False).agg(list)]
+    return [" = ".join(texts[:3])
+        for texts in (table["where"] + " (" + more + ")").groupby(table.group, sort=False).agg(list)]
 
 def keep_copies_together(
     table: pd.DataFrame,  # images with their `group`: the same number for the same picture
@@ -128,9 +137,11 @@ def keep_copies_together(
 ) -> tuple[pd.DataFrame, list[str]]:  # the table with other parts, notes
     "In the parts that are made here, put copies where the first of them is."
     made = table[table.made]
-    table = table.assign(split=made.groupby("group").split.transform("first").reindex(table.index).fillna(table.split).astype(np.int8))
+    table = table.assign(
+        split=made.groupby("group").split.transform("first").reindex(table.index).fillna(table.split).astype(np.int8))
     differ = table[table.groupby("group").y.transform("nunique") > 1]
-    return table, [f"the same picture with two labels: {shorten(_describe_copies(differ, differ.y.map(lambda k: classes[k])))}"] if len(differ) else []
+    return table, [
+        f"the same picture with two labels: {shorten(_describe_copies(differ, differ.y.map(lambda k: classes[k])))}"] if len(differ) else []
 
 def resolve_leakage(
     images: Images,  # what to do about them
@@ -143,7 +154,10 @@ def resolve_leakage(
     pairs = _describe_copies(twins, twins.split.map(lambda s: SPLITS[s]))
     first = f"pictures that stand in two parts: {len(pairs)}"
     if images.duplicates == "refuse":
-        raise BadInput("\n".join([f"{images.source}: {first}; `duplicates: drop` takes them from train (or val), `duplicates: allow` keeps them",
+        raise BadInput(
+            "\n".join(
+            [f"{images.source}: {first}; `duplicates: drop` takes them from train (or val), `duplicates: allow` "
+            f"keeps them",
                                   *pairs[:5], *([f"... and {len(pairs) - 5} more"] if len(pairs) > 5 else [])]))
     if images.duplicates == "allow": return table, [f"{first}, allowed ({shorten(pairs)})"]
     stays = table[table.split == split.transform("max")]

@@ -19,7 +19,8 @@ from .splits import file_order_split
 
 # %% ../../nbs/data/06_worlds.ipynb #d9e09202
 WORLDS = ("digits", "digits-wild")  # the names that `load_world` understands
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")  # class names, as a caption says them
+# class names, as a caption says them
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FRAME = 16  # side of a digits-wild image in pixels
 
 @lru_cache(maxsize=1)

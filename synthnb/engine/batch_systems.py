@@ -16,12 +16,14 @@ from ..base.environment import one_thread
 from ..base.errors import BadInput, suggest
 
 # %% ../../nbs/engine/05_batch_systems.ipynb #b6de1a59
-SYSTEMS = {  # name -> class of dask-jobqueue; command that submits a file; what tells one worker of an array from the others
+# name -> class of dask-jobqueue; command that submits a file; what tells one worker of an array from the others
+SYSTEMS = {
     "slurm": ("slurm:SLURMJob", "sbatch", "$SLURM_JOB_ID"),
     "lsf": ("lsf:LSFJob", "bsub <", "$LSB_JOBID-$LSB_JOBINDEX"),
     "pbs": ("pbs:PBSJob", "qsub", "$PBS_JOBID"),
 }
-INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_")
 
 def _options(
     system: str,  # a key of SYSTEMS
@@ -36,7 +38,8 @@ def _options(
         more = [f"--array=1-{workers}"] * bool(array) + ["--gres=gpu:1"] * gpu
         return {"walltime": walltime, "job_extra_directives": more}
     if system == "lsf":  # it counts hours and minutes
-        return {"walltime": walltime.rpartition(":")[0], "job_name": f'"synthnb{array}"', "job_extra_directives": ['-gpu "num=1"'] if gpu else []}
+        return {"walltime": walltime.rpartition(":")[0], "job_name": f'"synthnb{array}"',
+            "job_extra_directives": ['-gpu "num=1"'] if gpu else []}
     select = f"select=1:ncpus=1:mem={memory.replace(' ', '').lower()}" + (":ngpus=1" if gpu else "")
     return {"walltime": walltime, "resource_spec": select, "job_extra_directives": [f"-J 1-{workers}"] if array else []}
 
@@ -53,16 +56,20 @@ def job_script(
     "A script for a batch system, with instructions at its head."
     from importlib import import_module
     if system not in SYSTEMS: raise BadInput(f"unknown batch system {system!r}; {suggest(system, SYSTEMS)}")
-    if not re.fullmatch(r"(tcp|tls)://[^:/\s]+:\d+", scheduler): raise BadInput(f"--scheduler {scheduler!r}: allowed: tcp://HOST:PORT or tls://HOST:PORT")
-    if not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", walltime): raise BadInput(f"--walltime {walltime!r}: allowed: HOURS:MINUTES:SECONDS, such as 04:00:00")
-    if not re.fullmatch(r"(?i)\d+(\.\d+)? ?[kmgt]b", memory): raise BadInput(f"--memory {memory!r}: allowed: a number with its unit, such as 16GB")
+    if not re.fullmatch(r"(tcp|tls)://[^:/\s]+:\d+", scheduler):
+        raise BadInput(f"--scheduler {scheduler!r}: allowed: tcp://HOST:PORT or tls://HOST:PORT")
+    if not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", walltime):
+        raise BadInput(f"--walltime {walltime!r}: allowed: HOURS:MINUTES:SECONDS, such as 04:00:00")
+    if not re.fullmatch(r"(?i)\d+(\.\d+)? ?[kmgt]b", memory):
+        raise BadInput(f"--memory {memory!r}: allowed: a number with its unit, such as 16GB")
     (module, job), submit, mark = SYSTEMS[system][0].split(":"), *SYSTEMS[system][1:]
     extra = ["--resources", "GPU=1" if gpu else "CPU=1"]
     one_thread()
     prologue = [f"export {name}={os.environ[name]}" for name in INHERITED]
     how = {"job_name": "synthnb", **_options(system, workers, gpu, memory, walltime)}
     made = getattr(import_module(f"dask_jobqueue.{module}"), job)(
-        scheduler=scheduler, name=f'"synthnb-{mark}"', cores=1, processes=1, memory=memory, queue=queue, death_timeout=300, python=shlex.quote(sys.executable),
+        scheduler=scheduler, name=f'"synthnb-{mark}"', cores=1, processes=1, memory=memory, queue=queue,
+        death_timeout=300, python=shlex.quote(sys.executable),
         worker_extra_args=extra, job_script_prologue=prologue, **how)
     shebang, _, rest = made.job_script().partition("\n")
     return "\n".join([shebang, *_head(scheduler, f"{submit} {shlex.quote(file)}", workers, gpu), rest])
@@ -75,15 +82,20 @@ def _head(
 ) -> list[str]:
     "What to do with the script."
     protocol, host, port = re.fullmatch(r"(\w+)://(.+):(\d+)", scheduler).groups()
-    start = f"{shlex.quote(sys.executable)} -m distributed.cli.dask_scheduler --protocol {protocol} --host {host} --port {port}"
+    start = (
+        f"{shlex.quote(sys.executable)} -m distributed.cli.dask_scheduler --protocol {protocol} --host {host} "
+        f"--port {port}")
     what = f"{workers} job{'s' * (workers > 1)} with one worker{' and one GPU' * gpu} each"
     return [
-        f"# {what} for synthnb. The checkout, its Python and the store (SYNTHNB_HOME) must lie on a disk that all machines share.",
-        f"# 1. on {host}, which the jobs must reach; whoever reaches it can run code as you, so use tls:// where others share the network:",
+        f"# {what} for synthnb. The checkout, its Python and the store (SYNTHNB_HOME) must lie on a disk that all "
+        f"machines share.",
+        f"# 1. on {host}, which the jobs must reach; whoever reaches it can run code as you, so use tls:// where "
+        f"others share the network:",
         f"#      {start}",
         "# 2. submit this script, as often as you want more workers:",
         f"#      {submit}",
         "# 3. on any machine that sees the store; workers that come later are used as well:",
         f"#      synthnb run STUDY --on TESTBED --scheduler {scheduler}{' --set device=cuda' * gpu}",
-        "# Workers wait five minutes for the scheduler, and end with it or when their time is over; the same `synthnb run` goes on from there.",
+        "# Workers wait five minutes for the scheduler, and end with it or when their time is over; the same `synthnb "
+        "run` goes on from there.",
     ]

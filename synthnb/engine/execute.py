@@ -38,7 +38,8 @@ def _explain(
     if limit is not None: return TimeoutError(f"took longer than the time limit of {format_duration(limit)}")
     if "Kernel died" not in str(error) or code is None: return error
     if code == -signal.SIGKILL: return KernelDied("the kernel was killed, probably out of memory")
-    return KernelDied(f"the kernel died of {signal.Signals(-code).name}" if code < 0 else f"the kernel ended itself with exit code {code}")
+    return KernelDied(f"the kernel died of {signal.Signals(-code).name}" if code < 0
+        else f"the kernel ended itself with exit code {code}")
 
 @contextmanager
 def _time_limited(
@@ -79,7 +80,8 @@ def _register_engine() -> str:  # its name
         "papermill's own, but its kernel is forked within `kernels.fork_server`, and it remembers the kernel's process."
         process = None
         def start_new_kernel(self, **how):
-            if kernels.SERVER_VARIABLE in os.environ: self.km.provisioner = kernels.ForkingProvisioner(kernel_spec=self.km.kernel_spec, parent=self.km)
+            if kernels.SERVER_VARIABLE in os.environ:
+                self.km.provisioner = kernels.ForkingProvisioner(kernel_spec=self.km.kernel_spec, parent=self.km)
             super().start_new_kernel(**how)
             self.process = self.km.provisioner.process
 
@@ -97,7 +99,9 @@ def _register_engine() -> str:  # its name
                 started = [c for c in nb_man.nb.cells if c.metadata.papermill["start_time"]]
                 if started:
                     nb_man.cell_exception(started[-1])
-                    started[-1].outputs.append(new_output("error", ename=type(e).__name__, evalue=str(e), traceback=[f"{type(e).__name__}: {e}"]))
+                    started[-1].outputs.append(
+                        new_output("error", ename=type(e).__name__, evalue=str(e),
+                        traceback=[f"{type(e).__name__}: {e}"]))
                 save()
                 raise
             finally: nb_man.save = save
@@ -121,7 +125,8 @@ def execute_notebook(
         if name not in known: raise BadInput(f"{template.name} has no parameter {name!r}; {suggest(name, known)}")
     with raising_disk_full(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        for left in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"): left.unlink(missing_ok=True)  # by a process that was killed
+        # by a process that was killed
+        for left in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"): left.unlink(missing_ok=True)
         attempt = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
         try: _execute(template, attempt, parameters, limit, env or {})
         except DiskFull:
@@ -142,9 +147,13 @@ def _execute(
     papermill = _import_papermill()
     quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
     with _one_at_a_time, raising_disk_full(attempt.parent), tempfile.TemporaryDirectory(prefix="kernel") as sockets:
-        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})  # only this user can connect, and no two kernels can draw the same port
-        how = {"engine_name": _register_engine(), "config": config, "extra_arguments": quiet, "limit": limit, "env": env}
-        try: papermill.execute_notebook(str(template), str(attempt), parameters, kernel_name="python3", progress_bar=False, **how)
+        # only this user can connect, and no two kernels can draw the same port
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})
+        how = {"engine_name": _register_engine(), "config": config, "extra_arguments": quiet, "limit": limit,
+            "env": env}
+        try:
+            papermill.execute_notebook(str(template), str(attempt), parameters, kernel_name="python3",
+                progress_bar=False, **how)
         except papermill.PapermillExecutionError as e:
             if e.ename == DiskFull.__name__: raise DiskFull(e.evalue) from None
             raise
@@ -153,5 +162,6 @@ def error_line(
     error: BaseException,  # what was raised
 ) -> str:  # such as "ValueError: no such font"
     "An error in one line."
-    name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # papermill wraps what a notebook raised
+    # papermill wraps what a notebook raised
+    name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
     return f"{name}: {text}".split("\n")[0]

@@ -29,9 +29,11 @@ from jupyter_client.provisioning import LocalProvisioner
 from ..base.environment import one_thread
 
 # %% ../../nbs/engine/02_kernels.ipynb #4c68cac5
-WORKER_PRELOAD = ("distributed.nanny", "synthnb.engine.workers", "synthnb.learn.judge", "synthnb.generate.diffusion", "synthnb.generate.pipelines",
+WORKER_PRELOAD = ("distributed.nanny", "synthnb.engine.workers", "synthnb.learn.judge", "synthnb.generate.diffusion",
+    "synthnb.generate.pipelines",
              "torch._dynamo")  # what workers import, and most notebooks; torch._dynamo is what an optimiser needs
-KERNEL_PRELOAD = ("ipykernel.kernelapp", "synthnb.interface.api", "seaborn", "sklearn.metrics.pairwise", "statsmodels.stats.proportion",
+KERNEL_PRELOAD = ("ipykernel.kernelapp", "synthnb.interface.api", "seaborn", "sklearn.metrics.pairwise",
+    "statsmodels.stats.proportion",
               "pyarrow.parquet")  # what notebooks of arms and reports import beside
 SERVER_VARIABLE = "SYNTHNB_KERNELS"  # environment variable: the socket of the server of kernels
 
@@ -39,11 +41,13 @@ SERVER_VARIABLE = "SYNTHNB_KERNELS"  # environment variable: the socket of the s
 def fork_server() -> Iterator[None]:
     "Processes of multiprocessing's `forkserver` are copies of one that has imported; notebooks that this process and those execute within get forked kernels."
     one_thread()
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else a library that asks whether there is a GPU would touch it before the fork
+    # else a library that asks whether there is a GPU would touch it before the fork
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     forkserver.set_forkserver_preload(list(WORKER_PRELOAD))
     with _ignoring_sigint(): forkserver.ensure_running()  # stays until this process ends
     over = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="kernels") as place, socket.socket(socket.AF_UNIX) as listener:  # a folder that only this user can enter
+    # a folder that only this user can enter
+    with tempfile.TemporaryDirectory(prefix="kernels") as place, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{place}/socket")
         listener.listen(64)
         keeper = threading.Thread(target=_supervise_server, args=(listener, over))
@@ -144,7 +148,8 @@ def _report_exits(
     for pid in list(kernels):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if not ended: continue
-        with kernels.pop(pid) as asker, suppress(OSError): asker.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
+        with kernels.pop(pid) as asker, suppress(OSError):
+            asker.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
 
 def _detach(
     asker: Connection,  # who waits to be told the process
@@ -185,7 +190,8 @@ class ForkedKernel:
             self._server = Client(os.environ[SERVER_VARIABLE])
             self._server.send_bytes(json.dumps({"arguments": arguments, "env": env, "cwd": cwd}).encode())
             self.pid = int(self._server.recv_bytes())
-        except (OSError, EOFError) as e: raise RuntimeError(f"no kernel can be started: their server is gone ({type(e).__name__})") from None
+        except (OSError, EOFError) as e:
+            raise RuntimeError(f"no kernel can be started: their server is gone ({type(e).__name__})") from None
 
     def wait(
         self,

@@ -31,9 +31,12 @@ from ..lab.study import Experiment
 
 # %% ../../nbs/engine/01_plan.ipynb #8d23c811
 IN_NOTEBOOK = ("weights", "rows")  # kinds that an arm's notebook makes itself
-SOFT_DEPENDENCIES = ("judge",)  # kinds that a notebook needs only after its trainings: it can start without, and wait for whoever makes them
-PRIORITY = {  # long chains first; then notebooks as soon as they can start: long jobs at the end would leave workers idle
-    "dataset": 7, "splits": 6, "captions": 5, "perturbed": 4, "generator": 3, "judge": 2, "notebook": 1, "shard": 0, "features": 0, "scores": 0}
+# kinds that a notebook needs only after its trainings: it can start without, and wait for whoever makes them
+SOFT_DEPENDENCIES = ("judge",)
+# long chains first; then notebooks as soon as they can start: long jobs at the end would leave workers idle
+PRIORITY = {
+    "dataset": 7, "splits": 6, "captions": 5, "perturbed": 4, "generator": 3, "judge": 2, "notebook": 1, "shard": 0,
+    "features": 0, "scores": 0}
 
 @dataclass(frozen=True)
 class Job:
@@ -64,7 +67,8 @@ def missing_jobs(
     found: dict[str, Job] = {}
     has = _cached_has(experiment.store)
     first = experiment.seeds[0]
-    for arm, cell in sorted(experiment.cells.items(), key=lambda item: len(item[1].artefacts(first))):  # notebooks that need little can begin early
+    # notebooks that need little can begin early
+    for arm, cell in sorted(experiment.cells.items(), key=lambda item: len(item[1].artefacts(first))):
         needs: dict[str, None] = {}
         after: dict[str, None] = {}
         lacking = [seed for seed in experiment.seeds if not has(cell.artefacts(seed)["rows"].key)]
@@ -73,11 +77,13 @@ def missing_jobs(
                 if artefact.kind in IN_NOTEBOOK or has(artefact.key): continue
                 if seed not in lacking and artefact.key not in again: continue
                 needed = tuple(a.key for group in artefact.inputs.values() for a in group if a.key in found)
-                what = Job(artefact.key, artefact.kind, _artefact_label(artefact, seed), artefact, needed, (artefact.kind,), artefact.spec.get("device") == "cuda")
+                what = Job(artefact.key, artefact.kind, _artefact_label(artefact, seed), artefact, needed,
+                    (artefact.kind,), artefact.spec.get("device") == "cuda")
                 found.setdefault(artefact.key, what)
                 (after if artefact.kind in SOFT_DEPENDENCIES else needs)[artefact.key] = None
         if not lacking: continue
-        makes = [a.kind for seed in lacking for a in cell.artefacts(seed).values() if a.kind in IN_NOTEBOOK and not has(a.key)]
+        makes = [a.kind for seed in lacking for a in cell.artefacts(seed).values() if a.kind in IN_NOTEBOOK
+            and not has(a.key)]
         key, gpu = f"notebook:{arm}", cell.setting.device == "cuda"
         found[key] = Job(key, "notebook", f"notebook {arm!r}", cell, tuple(needs), tuple(makes), gpu, tuple(after))
     return sorted(found.values(), key=lambda job: -PRIORITY[job.kind])
@@ -114,7 +120,8 @@ def measured_costs(
     path = ROOT / "reports" / experiment.testbed.name / experiment.spec.name / "costs.csv"
     costs: dict[str, list[float]] = {}
     if experiment.scale == "full" and path.exists():
-        for row in csv.DictReader(io.StringIO(path.read_text())): costs.setdefault(row["kind"], []).append(float(row["cpu_seconds"]))
+        for row in csv.DictReader(io.StringIO(path.read_text())):
+            costs.setdefault(row["kind"], []).append(float(row["cpu_seconds"]))
     here: dict[str, list[float]] = {}
     for key in {a.key for *_, a in experiment.walk() if experiment.store.has(a.key)}:
         try: about = experiment.store.manifest(key)["about"]
@@ -167,13 +174,15 @@ class Plan:
 
     def __repr__(self) -> str:  # a line a kind, the time, and what is needed
         "The plan in words."
-        lines = [f"{kind:10} {self.todo.get(kind, 0):5} to make {self.there.get(kind, 0):5} there" for kind in dict.fromkeys([*self.there, *self.todo])]
+        lines = [f"{kind:10} {self.todo.get(kind, 0):5} to make {self.there.get(kind, 0):5} there"
+            for kind in dict.fromkeys([*self.there, *self.todo])]
         if not self.todo: return "\n".join([*lines, "nothing to do"])
         return "\n".join([*lines, f"time: {self._time()}", *self.requirements.lines()])
 
     def _time(self) -> str:
         "How long it may take, in words."
-        if self.seconds is not None: return f"about {format_duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"
+        if self.seconds is not None:
+            return f"about {format_duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"
         if self.stated is None: return "not measured yet for this testbed and scale"
         unit, one = ("GPU-hours", "GPU") if self.gpu else ("CPU-hours", "worker")
         return f"about {self.stated / 3600:.3g} {unit} on one {one} by the testbed's estimate for its own options, " + (
@@ -208,11 +217,13 @@ def plan(
     missing, measured = missing_jobs(experiment), measured_costs(experiment)
     kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
     shapes = {cell.world.dataset.key: cell.world.shape for cell in experiment.cells.values()}
-    outside = requirements([job.target for job in missing if job.kind != "notebook"], shapes, experiment.testbed.downloads)
+    outside = requirements([job.target for job in missing if job.kind != "notebook"], shapes,
+        experiment.testbed.downloads)
     stated = _stated_seconds(missing, measured, experiment.testbed.seconds if experiment.scale == "full" else {})
     seconds, gpu = _measured_seconds(missing, measured, workers), any(job.gpu for job in missing)
     known = tuple(dict.fromkeys(job.kind for job in missing if seconds_of(job, measured) is not None))
-    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, seconds, outside, stated, gpu, known)
+    return Plan(Counter(job.kind for job in missing), Counter(kinds.values()), workers, seconds, outside, stated, gpu,
+        known)
 
 # %% ../../nbs/engine/01_plan.ipynb #fec7e82b
 TEMPLATE = ROOT / "nbs" / "templates" / "cell.ipynb"  # the notebook that a cell executes
@@ -231,9 +242,11 @@ def repeat_command(
 ) -> str:  # a line for a shell
     "The command that executes one arm's notebook by hand, for copy and paste."
     output = experiment.cells[arm].notebook
-    where = [f"SYNTHNB_HOME={experiment.store.root}", *(["SYNTHNB_MODULES=" + ":".join(module_folders())] if module_folders() else [])]
+    where = [f"SYNTHNB_HOME={experiment.store.root}",
+        *(["SYNTHNB_MODULES=" + ":".join(module_folders())] if module_folders() else [])]
     values = json.dumps(parameters(experiment, arm) | {"seeds": list(seeds)})
-    command = [sys.executable, "-m", "papermill", str(TEMPLATE), str(output.with_name(f"{output.stem}-by-hand.ipynb")), "-k", "python3", "-y", values]
+    command = [sys.executable, "-m", "papermill", str(TEMPLATE), str(output.with_name(f"{output.stem}-by-hand.ipynb")),
+        "-k", "python3", "-y", values]
     return shlex.join(["mkdir", "-p", str(output.parent)]) + " && env " + shlex.join(where + command)
 
 def status(
@@ -244,7 +257,8 @@ def status(
     for arm, cell in experiment.cells.items():
         named = {a.key: _artefact_label(a, seed) for seed in experiment.seeds for a in cell.artefacts(seed).values()}
         done = sum(experiment.store.has(cell.artefacts(seed)["rows"].key) for seed in experiment.seeds)
-        running = [label for key, label in named.items() if done < len(experiment.seeds) and is_locked(experiment.store, key)]
+        running = [label for key, label in named.items() if done < len(experiment.seeds)
+            and is_locked(experiment.store, key)]
         failed = [f | {"command": repeat_command(experiment, arm, [f["seed"]])} for f in failures if f["key"] in named]
         table.append({"arm": arm, "done": done, "seeds": len(experiment.seeds), "running": running, "failed": failed})
     return table
@@ -279,12 +293,14 @@ class Overview:
 
     def __repr__(self) -> str:  # one line
         "The overview in words."
-        words = [f"{self.done} of {self.total} arm-seeds done ({int(100 * self.share)} %)", *([f"{self.failed} failed"] if self.failed else [])]
+        words = [f"{self.done} of {self.total} arm-seeds done ({int(100 * self.share)} %)",
+            *([f"{self.failed} failed"] if self.failed else [])]
         about = "time left not known yet" if self.left is None else f"about {format_duration(max(1, self.left))}"
         for who in self.drivers:
             doing = who["waiting"] or "running: " + (", ".join(who["running"]) or "between jobs")
             words.append(f"{doing} ({who['host']}, process {who['pid']})")
-        if self.done < self.total: words.append(f"{about} left" if self.drivers else f"not running; {about} on 2 workers")
+        if self.done < self.total:
+            words.append(f"{about} left" if self.drivers else f"not running; {about} on 2 workers")
         return "; ".join(words)
 
 def overview(
@@ -296,7 +312,10 @@ def overview(
     costs = Counter(a.kind for a in {a.key: a for *_, a in experiment.walk()}.values())
     share = 1 - len(lacking) / rows
     if set(costs) <= set(measured):
-        share = 1 - sum(measured[kind] for job in missing for kind in job.makes) / sum(measured[kind] * n for kind, n in costs.items())
-    failed = {(arm, seed) for arm, seed, _, a in experiment.walk() if (arm, seed) in lacking and (experiment.store.partial(a.key) / "failure.txt").exists()}
-    left = min((who["left"] for who in alive if who["left"] is not None), default=None) if alive else _measured_seconds(missing, measured, 2)
+        share = 1 - sum(measured[kind] for job in missing for kind in job.makes) / sum(measured[kind] * n
+            for kind, n in costs.items())
+    failed = {(arm, seed) for arm, seed, _, a in experiment.walk() if (arm, seed) in lacking
+        and (experiment.store.partial(a.key) / "failure.txt").exists()}
+    left = (min((who["left"] for who in alive if who["left"] is not None), default=None) if alive
+        else _measured_seconds(missing, measured, 2))
     return Overview(rows - len(lacking), rows, len(failed), share if lacking else 1.0, alive, left)

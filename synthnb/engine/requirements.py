@@ -22,8 +22,10 @@ def _has_weights(
 ) -> bool:
     "Whether a part is there with all its weights. One without config.json, such as a tokeniser or a scheduler, has none."
     if not (folder / "config.json").exists(): return folder.is_dir()
-    files = [name for index in folder.glob("*.safetensors.index.json") for name in json.loads(index.read_text())["weight_map"].values()]
-    return all((folder / name).exists() for name in files) if files else any(path.exists() for path in folder.glob("*.safetensors"))
+    files = [name for index in folder.glob("*.safetensors.index.json")
+        for name in json.loads(index.read_text())["weight_map"].values()]
+    return (all((folder / name).exists() for name in files) if files
+        else any(path.exists() for path in folder.glob("*.safetensors")))
 
 def is_cached(
     name: str,  # of a model of the hub: owner/model
@@ -55,13 +57,16 @@ class Requirements:
 
     def lines(self) -> list[str]:  # none where nothing is needed
         "The needs in words."
-        about = lambda look: f"{look.classes} classes and at least {min(look.train)} training images a class are assumed"
+        about = (
+            lambda look: f"{look.classes} classes and at least {min(look.train)} training images a class are assumed")
         found = [f"{source}: the images are not there yet: {about(look)}" for source, look in self.assumed.items()]
         weight = lambda gb: "of a size that the testbed does not state" if gb is None else f"about {gb:g} GB"
         found += [f"download: {name}, {weight(gb)}" for name, gb in self.downloads.items()]
         known = [gb for gb in self.downloads.values() if gb is not None]
         unknown = len(self.downloads) - len(known)
-        if known: found.append(f"download: about {sum(known):.1f} GB in all" + f", without {unknown} of unknown size" * bool(unknown))
+        if known:
+            found.append(f"download: about {sum(known):.1f} GB in all"
+                + f", without {unknown} of unknown size" * bool(unknown))
         return found + [f"disk: at least {format_bytes(self.disk)}, for images"] * bool(self.disk)
 
 def _image_side(
@@ -76,7 +81,8 @@ def _image_bytes(
     shapes: Mapping[str, Shape],  # key of a data set -> what is known of it
 ) -> int:  # 0 for what holds no images
     "What the images of an artefact take."
-    if artefact.kind == "dataset": count, look, side = sum(shapes[artefact.key].train), shapes[artefact.key], shapes[artefact.key].size
+    if artefact.kind == "dataset":
+        count, look, side = sum(shapes[artefact.key].train), shapes[artefact.key], shapes[artefact.key].size
     elif artefact.kind == "shard":
         look = shapes[artefact.inputs["dataset"][0].key]
         count, side = artefact.spec["generator"]["shard"], _image_side(artefact, look)
@@ -88,7 +94,8 @@ def _missing_models(
 ) -> list[str]:  # names, each once
     "The models of the hub that are needed and not here."
     index = {"shard": "model_index.json", "generator": "model_index.json"}  # pipelines; all others are single models
-    known = {(a.spec["known"]["hub"], a.spec["known"]["revision"], index.get(a.kind, "config.json")) for a in artefacts if "hub" in a.spec.get("known", ())}
+    known = {(a.spec["known"]["hub"], a.spec["known"]["revision"], index.get(a.kind, "config.json")) for a in artefacts
+        if "hub" in a.spec.get("known", ())}
     return sorted({name for name, revision, file in known if not is_cached(name, revision, file)})
 
 def requirements(
@@ -97,5 +104,7 @@ def requirements(
     sizes: Mapping[str, float],  # what the testbed states: name of a model, or source of a data set -> GB
 ) -> Requirements:  # without network, and without loading anything
     "What making these artefacts takes."
-    unread = {a.place: shapes[a.key] for a in artefacts if a.kind == "dataset" and a.place}  # all others were read when they were named
-    return Requirements(unread, {name: sizes.get(name) for name in [*unread, *_missing_models(artefacts)]}, sum(_image_bytes(a, shapes) for a in artefacts))
+    # all others were read when they were named
+    unread = {a.place: shapes[a.key] for a in artefacts if a.kind == "dataset" and a.place}
+    return Requirements(unread, {name: sizes.get(name) for name in [*unread, *_missing_models(artefacts)]},
+        sum(_image_bytes(a, shapes) for a in artefacts))

@@ -81,7 +81,8 @@ class Progress:
         self.left.pop(job.key, None)
         if seconds_of(job, self.measured) is None: self.measured = measured_costs(self.experiment)
         expected = seconds_of(job, self.measured)
-        if expected and began and not error: self.ratios.setdefault(job.kind, []).append((time.monotonic() - began) / expected)
+        if expected and began and not error:
+            self.ratios.setdefault(job.kind, []).append((time.monotonic() - began) / expected)
         self.bar.update()
         if error: self.bar.write(f"failed: {job.label}: {error}", file=sys.stderr)
 
@@ -90,11 +91,13 @@ class Progress:
         pace = {kind: statistics.median(ratios) for kind, ratios in self.ratios.items()}
         costs = {job.key: seconds_of(job, self.measured) for job in self.left.values()}
         times = {key: cost and cost * pace.get(self.left[key].kind, 1) for key, cost in costs.items()}
-        return time_left(list(self.left.values()), times, self.workers, {key: time.monotonic() - began for key, began in self.running.items()})
+        return time_left(list(self.left.values()), times, self.workers,
+            {key: time.monotonic() - began for key, began in self.running.items()})
 
     def write_state(self) -> None:
         "Write down for other processes what is going on; whole, so that nobody reads half of it."
-        said = {"host": platform.node(), "pid": os.getpid(), "workers": self.workers, "waiting": self.waiting, "left": self.seconds()}
+        said = {"host": platform.node(), "pid": os.getpid(), "workers": self.workers, "waiting": self.waiting,
+            "left": self.seconds()}
         beside = self.file.with_suffix(".tmp")
         beside.write_text(json.dumps(said | {"running": [self.left[key].label for key in self.running]}))
         os.replace(beside, self.file)
@@ -102,7 +105,8 @@ class Progress:
 
     def line(self) -> str:  # "running: ...; left: ...; about 2 min"
         "What runs and what is left."
-        left = ", ".join(f"{n} {kind}{'s' if n > 1 and not kind.endswith('s') else ''}" for kind, n in Counter(job.kind for job in self.left.values()).items())
+        left = ", ".join(f"{n} {kind}{'s' if n > 1 and not kind.endswith('s') else ''}"
+            for kind, n in Counter(job.kind for job in self.left.values()).items())
         seconds = self.seconds() if self.left else None
         about = "" if seconds is None else f"; about {format_duration(max(1, seconds))}"
         labels = [self.left[key].label for key in self.running]
@@ -158,7 +162,8 @@ class Dispatcher:
         for job in ready_jobs(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
             failed = next((self.labels[need] for need in job.depends_on if self.errors[need]), None)
-            if failed and job.kind != "notebook": self._finish(job, f"needs {failed}, which failed")  # a notebook does the seeds that it can do
+            # a notebook does the seeds that it can do
+            if failed and job.kind != "notebook": self._finish(job, f"needs {failed}, which failed")
             elif free[gpu] > 0:
                 free[gpu] -= 1
                 self._submit(job, gpu, there[gpu])
@@ -176,10 +181,13 @@ class Dispatcher:
         self.waiting.remove(job)
         self.tries += 1
         offered = "GPU" if gpu else "CPU"
-        asked = {offered: 1} if job.gpu or all(offered in offers for offers in there) else None  # no restriction by address: it would outlive the worker
+        # no restriction by address: it would outlive the worker
+        asked = {offered: 1} if job.gpu or all(offered in offers for offers in there) else None
         how = {"key": f"{job.key}-{self.context.token}-{self.tries}", "pure": False, "resources": asked}
         if job.kind != "notebook": future = self.client.submit(make_task, job, self.context, **how)
-        else: future = self.client.submit(notebook_task, job, self.context, parameters(self.experiment, job.target.arm), **how)
+        else:
+            future = self.client.submit(notebook_task, job, self.context, parameters(self.experiment, job.target.arm),
+                **how)
         self.out[job.key] = (future, gpu)
         self.progress.started(job)
         future.add_done_callback(lambda _: self.ended.put(job))
@@ -193,7 +201,8 @@ class Dispatcher:
         future, _ = self.out[job.key]
         if future.status == "cancelled": raise SchedulerLost("the connection to the scheduler is lost")
         try: result = future.result(timeout=RESULT_TIMEOUT)
-        except TimeoutError: return future.add_done_callback(lambda _: self.ended.put(job))  # its worker died before it told: another one does it again
+        # its worker died before it told: another one does it again
+        except TimeoutError: return future.add_done_callback(lambda _: self.ended.put(job))
         except DiskFull: raise  # no property of this job
         except Exception as e:
             died = f"its worker died {getattr(e, 'allowed_failures', 0) + 1} times, probably out of memory"
@@ -246,7 +255,8 @@ def _registered_driver(
         if not is_locked(experiment.store, f"driver-{left.stem}"): forget(left.stem)
     name = driver_file(experiment, token)
     with locked(experiment.store, [f"driver-{name}"]):
-        begun = {"host": platform.node(), "pid": os.getpid(), "workers": 0, "running": [], "waiting": None, "left": None}
+        begun = {"host": platform.node(), "pid": os.getpid(), "workers": 0, "running": [], "waiting": None,
+            "left": None}
         (folder / f"{name}.json").write_text(json.dumps(begun))
         try: yield folder / f"{name}.json"
         finally: forget(name)
@@ -272,7 +282,8 @@ def run(
     failed = []
     with connect_workers(workers, scheduler, any(job.gpu for job in missing)) if missing else nullcontext() as client:
         for i, (experiment, waiting) in enumerate(zip(experiments, todo)):
-            with raising_disk_full(experiment.store.root): failed.append(_run_experiment(experiment, waiting, client, versions() if scheduler else {}, limit))
+            with raising_disk_full(experiment.store.root):
+                failed.append(_run_experiment(experiment, waiting, client, versions() if scheduler else {}, limit))
             if ended: ended(i, failed[i])
     return failed
 
@@ -289,7 +300,8 @@ def _run_experiment(
         store.record_run(told)
         return []
     with _registered_driver(experiment, token) as alive:
-        context = RunContext(str(store.root.absolute()), token, str(alive.absolute()), same, tuple(module_folders()), _required_files(experiment), limit)
+        context = RunContext(str(store.root.absolute()), token, str(alive.absolute()), same, tuple(module_folders()),
+            _required_files(experiment), limit)
         check_workers(client, context)
         store.record_run(told)
         with closing(Progress(todo, experiment, sum(map(len, worker_resources(client).values())), alive)) as progress:
@@ -303,7 +315,9 @@ def recorded_experiments(
     found = []
     for run in store.recorded_runs():
         add_module_folders(*run.get("modules", []), last=True)  # it may be asked for from another directory
-        try: found.append(open_experiment(run["study"], run["testbed"], run["seeds"], run["scale"], run["overrides"], store))
+        try:
+            found.append(
+                open_experiment(run["study"], run["testbed"], run["seeds"], run["scale"], run["overrides"], store))
         except BadInput as e: print(f"forgotten: {run['study']} on {run['testbed']}: {e}", file=sys.stderr)
     return found
 
@@ -325,6 +339,8 @@ def leftovers(
 ) -> list[Path]:  # folders
     "What killed processes left: attempts that nobody fills any more, and checkpoints that no remembered run would go on from."
     needed = _needed_keys(store)
-    attempts = [path for path in (store.root / "attempts").glob("*") if not is_locked(store, path.name.rpartition(".")[0])]
-    partial = [path for path in (store.root / "partial").glob("*") if not is_locked(store, path.name) and (path.name not in needed or store.has(path.name))]
+    attempts = [path for path in (store.root / "attempts").glob("*")
+        if not is_locked(store, path.name.rpartition(".")[0])]
+    partial = [path for path in (store.root / "partial").glob("*") if not is_locked(store, path.name)
+        and (path.name not in needed or store.has(path.name))]
     return sorted(attempts + partial)

@@ -49,7 +49,8 @@ class RunContext:
 
 def _package_hash() -> str:  # 12 hex digits
     "The hash of the package's files."
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "synthnb").rglob("*.py")))).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted((ROOT / "synthnb").rglob("*.py")))).hexdigest()[:12]
 
 CODE_HASH = _package_hash()  # when this process started: a worker that runs for days may have older code than its files
 
@@ -69,10 +70,14 @@ def incompatibility(
     add_module_folders(*context.folders)
     for name, theirs in context.versions.items():
         mine = versions().get(name, "none")
-        if mine != theirs: return f"has {name} {mine}, the driver has {theirs}: install the same on both, and start the worker again"
-    if not Path(context.alive).exists(): return f"does not see the store {context.root}: it must lie on a disk that all machines share, under the same path"
+        if mine != theirs:
+            return f"has {name} {mine}, the driver has {theirs}: install the same on both, and start the worker again"
+    if not Path(context.alive).exists():
+        return (
+            f"does not see the store {context.root}: it must lie on a disk that all machines share, under the same path")
     for path in context.files:
-        if not Path(path).exists(): return f"does not see {path}: it must lie on a disk that all machines share, under the same path"
+        if not Path(path).exists():
+            return f"does not see {path}: it must lie on a disk that all machines share, under the same path"
     try:
         with raising_disk_full(context.root), tempfile.TemporaryFile(dir=context.root): return None
     except OSError as e: return f"cannot write to the store {context.root}: {e.strerror or e}"
@@ -93,7 +98,8 @@ def _abort(
     import psutil
     error = TimeoutError(f"took longer than the time limit of {format_duration(context.limit)}")
     record_failure(artefact, Store(context.root), error)
-    with suppress(OSError): _abort_note(artefact, context).write_text(error_line(error))  # on a full disk the end comes all the same
+    # on a full disk the end comes all the same
+    with suppress(OSError): _abort_note(artefact, context).write_text(error_line(error))
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error): child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -136,10 +142,13 @@ def notebook_task(
     "Execute one arm's notebook on a worker, with the seeds whose inputs are there."
     if (why := incompatibility(context)): return _incompatible_result(why)
     store, cell, error = Store(context.root), job.target, None
-    ready = [s for s in cell.seeds if all(store.has(a.key) for a in cell.artefacts(s).values() if a.kind not in IN_NOTEBOOK + SOFT_DEPENDENCIES)]
+    ready = [s for s in cell.seeds
+        if all(store.has(a.key) for a in cell.artefacts(s).values() if a.kind not in IN_NOTEBOOK + SOFT_DEPENDENCIES)]
     if not ready: return {"error": "its inputs are missing"}
     if not all(store.has(cell.artefacts(s)["rows"].key) for s in ready):
-        for _, artefact in _missing_artefacts(cell, store): (store.partial(artefact.key) / "failure.txt").unlink(missing_ok=True)  # of an earlier run
+        # of an earlier run
+        for _, artefact in _missing_artefacts(cell, store):
+            (store.partial(artefact.key) / "failure.txt").unlink(missing_ok=True)
         env = {"SYNTHNB_HOME": context.root}  # where the kernel looks for the store
         try: execute_notebook(TEMPLATE, cell.notebook, parameters | {"seeds": list(ready)}, context.limit, env)
         except DiskFull: raise
@@ -161,7 +170,8 @@ def _missing_artefacts(
     store: Store,  # where to look
 ) -> list[tuple[int, Artefact]]:  # seed and artefact
     "What a notebook has to make and has not made."
-    return [(s, a) for s in cell.seeds for a in cell.artefacts(s).values() if a.kind in IN_NOTEBOOK and not store.has(a.key)]
+    return [(s, a) for s in cell.seeds for a in cell.artefacts(s).values() if a.kind in IN_NOTEBOOK
+        and not store.has(a.key)]
 
 def record_job_failure(
     job: Job,  # what could not be done
@@ -179,7 +189,8 @@ def record_job_failure(
 # %% ../../nbs/engine/04_workers.ipynb #53cdc61e
 def visible_gpus() -> list[str]:  # as CUDA_VISIBLE_DEVICES names them
     "The GPUs of this machine that this process may use, without asking torch."
-    if "CUDA_VISIBLE_DEVICES" in os.environ: return [d.strip() for d in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if d.strip() not in ("", "-1")]
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [d.strip() for d in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if d.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"): return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     return [line.split(":")[0].removeprefix("GPU ") for line in listed.splitlines() if line.startswith("GPU ")]
@@ -189,7 +200,8 @@ class SchedulerLost(RuntimeError):
 
 ATTEMPTS = 3  # workers that may die over one task before it counts as the task's fault
 
-DASK_CONFIG = {  # for workers of this machine; Dask watches itself up to a hundred times a second, which is a tenth of a core
+# for workers of this machine; Dask watches itself up to a hundred times a second, which is a tenth of a core
+DASK_CONFIG = {
     "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
@@ -206,8 +218,11 @@ def _local_cluster(
     from distributed import Client, Nanny, Scheduler, SpecCluster
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}  # loopback alone
     def nanny(offers, device):
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device}  # the fork server may have been started in an earlier environment
-        return {"cls": Nanny, "options": {**here, "nthreads": 1, "memory_limit": 0, "silence_logs": 50, "env": env, "resources": {offers: 1}}}
+        # the fork server may have been started in an earlier environment
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+        return {"cls": Nanny,
+            "options": {**here, "nthreads": 1, "memory_limit": 0, "silence_logs": 50, "env": env,
+            "resources": {offers: 1}}}
     with fork_server(), dask.config.set(DASK_CONFIG):
         crew = {f"cpu-{i}": nanny("CPU", "") for i in range(workers)} | {f"gpu-{d}": nanny("GPU", d) for d in devices}
         scheduler = {"cls": Scheduler, "options": {**here, "port": 0, "allowed_failures": ATTEMPTS - 1}}
@@ -224,7 +239,9 @@ def _remote_cluster(
     from distributed import Client
     where = {"scheduler_file": scheduler} if Path(scheduler).exists() else {"address": scheduler}
     if "address" in where and not scheduler.startswith(("tcp://", "tls://")):
-        raise BadInput(f"--scheduler {scheduler}: allowed: tcp://HOST:PORT, tls://HOST:PORT, or a file that `dask scheduler --scheduler-file` wrote")
+        raise BadInput(
+            f"--scheduler {scheduler}: allowed: tcp://HOST:PORT, tls://HOST:PORT, or a file that `dask scheduler "
+            f"--scheduler-file` wrote")
     for name in ("distributed.batched", "distributed.client", "distributed.comm", "distributed.core"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost connection is told in one line, by us
     try: client = Client(**where, timeout=10, set_as_default=False)
@@ -241,7 +258,8 @@ def worker_resources(
     client: Any,  # Dask's
 ) -> dict[bool, list[dict[str, float]]]:  # whether they have a GPU -> what each worker offers, such as {"GPU": 1}
     "The workers that there are now. Raises Lost where the scheduler is gone."
-    with _raising_scheduler_lost(): said = client.sync(client.scheduler.identity, n_workers=-1)  # client.scheduler_info() may be what a timer asked for, without workers
+    # client.scheduler_info() may be what a timer asked for, without workers
+    with _raising_scheduler_lost(): said = client.sync(client.scheduler.identity, n_workers=-1)
     found = [worker["resources"] for worker in said["workers"].values()]
     return {gpu: [offers for offers in found if ("GPU" in offers) is gpu] for gpu in (False, True)}
 
@@ -254,7 +272,8 @@ def check_workers(
     for address, said in answers.items():
         if isinstance(said, DiskFull): raise said
         if isinstance(said, OSError): continue  # it died meanwhile; whoever comes later is asked with its first task
-        if said is not None: raise BadInput(f"worker {address} {said if isinstance(said, str) else 'cannot start: ' + error_line(said)}")
+        if said is not None:
+            raise BadInput(f"worker {address} {said if isinstance(said, str) else 'cannot start: ' + error_line(said)}")
 
 @contextmanager
 def connect_workers(
@@ -266,10 +285,13 @@ def connect_workers(
     one_thread()  # this process too, and the kernel of its report
     devices = visible_gpus() if gpu and not scheduler else []
     if gpu and not scheduler and not devices:
-        raise BadInput("device = cuda: this machine has no GPU; allowed: --set device=cpu, or --scheduler ADDRESS of a cluster that has workers with one")
+        raise BadInput(
+            "device = cuda: this machine has no GPU; allowed: --set device=cpu, or --scheduler ADDRESS of a cluster "
+            "that has workers with one")
     with _remote_cluster(scheduler) if scheduler else _local_cluster(workers, devices) as client:
         found = worker_resources(client)
         if gpu and found[False] and not found[True]:
-            start = f"start one where there is a GPU: dask worker {client.scheduler.address} --nthreads 1 --resources GPU=1"
+            start = (
+                f"start one where there is a GPU: dask worker {client.scheduler.address} --nthreads 1 --resources GPU=1")
             raise BadInput(f"device = cuda: no worker of this cluster offers a GPU; {start}; or --set device=cpu")
         yield client

@@ -28,7 +28,8 @@ from ..data.pretrained import check_unchanged, model_identity
 from .prompts import ATTRIBUTES, TEMPLATE, fill_template, join_attributes, readable_name
 
 # %% ../../nbs/generate/02_captions.ipynb #7802f8e8
-CAPTIONS_OPTION, PERTURB_OPTION = "generator.captions.by=transformers:DIR", "generator.captions.perturb.by=transformers:DIR"
+CAPTIONS_OPTION, PERTURB_OPTION = ("generator.captions.by=transformers:DIR",
+    "generator.captions.perturb.by=transformers:DIR")
 MODEL_PREFIX = "transformers:"
 
 def captioner_identity(
@@ -37,13 +38,23 @@ def captioner_identity(
 ) -> dict[str, Any]:  # JSON; empty where nothing but the spec decides; BadInput for a model, function, or encoder that is not there
     "What enters a key beside the spec, without loading anything."
     option = (CAPTIONS_OPTION if isinstance(spec, Captions) else PERTURB_OPTION).partition("=")[0]
-    if spec.by.startswith(MODEL_PREFIX): return model_identity(spec.by.removeprefix(MODEL_PREFIX), spec.revision, "config.json", option)
-    if spec.revision: raise BadInput(f"{option} {spec.by!r} has no revision, {spec.revision!r} has no effect; allowed: a revision of a model of the hub")
+    if spec.by.startswith(MODEL_PREFIX):
+        return model_identity(spec.by.removeprefix(MODEL_PREFIX), spec.revision, "config.json", option)
+    if spec.revision:
+        raise BadInput(
+            f"{option} {spec.by!r} has no revision, {spec.revision!r} has no effect; allowed: a revision of a model of "
+            f"the hub")
     if is_plugin(spec.by): return {"code": code_hash(spec.by)}
     if spec.by != "clip": return {}
     narrow = [group for group, words in spec.attributes.items() if len(set(words)) < 2]
-    if narrow: raise BadInput(f"generator.captions.attributes.{narrow[0]} leaves no choice; allowed: two words or more, one of which may be empty")
-    if encoder is None: raise BadInput(f"{option} = clip needs a CLIP model: --set encoder.model=DIR_OR_NAME; or set {option} to transformers:NAME_OR_FOLDER")
+    if narrow:
+        raise BadInput(
+            f"generator.captions.attributes.{narrow[0]} leaves no choice; allowed: two words or more, one of which may "
+            f"be empty")
+    if encoder is None:
+        raise BadInput(
+            f"{option} = clip needs a CLIP model: --set encoder.model=DIR_OR_NAME; or set {option} to "
+            f"transformers:NAME_OR_FOLDER")
     return model_identity(encoder.model, encoder.revision, "config.json", "encoder.model")
 
 @lru_cache(maxsize=1)
@@ -59,8 +70,11 @@ def _load_captioner(
 
     from synthnb.generate.encoders import load_network
     if option == CAPTIONS_OPTION:
-        return tuple(load_network(model, revision, option, "an image-to-text model", transformers.AutoModelForImageTextToText, transformers.AutoProcessor))
-    net, tokenizer = load_network(model, revision, option, "a text-generation model", transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
+        return tuple(
+            load_network(model, revision, option, "an image-to-text model", transformers.AutoModelForImageTextToText,
+            transformers.AutoProcessor))
+    net, tokenizer = load_network(model, revision, option, "a text-generation model",
+        transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
     tokenizer.padding_side = "left"  # a decoder goes on at the right end
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return net, tokenizer
@@ -71,7 +85,8 @@ def _captioner(
 ) -> tuple[Any, Any]:  # as `_load_captioner` returns; BadInput where the folder has changed since
     "The model of a spec, loaded now or before."
     from synthnb.learn.models import current_device
-    option, model = CAPTIONS_OPTION if isinstance(spec, Captions) else PERTURB_OPTION, spec.by.removeprefix(MODEL_PREFIX)
+    option, model = (CAPTIONS_OPTION if isinstance(spec, Captions) else PERTURB_OPTION,
+        spec.by.removeprefix(MODEL_PREFIX))
     check_unchanged(model, spec.revision, known, "config.json", option.partition("=")[0])
     return _load_captioner(option, model, spec.revision, canonical(known), str(current_device()))
 
@@ -86,9 +101,12 @@ def _generate_tokens(
     option = (CAPTIONS_OPTION if isinstance(spec, Captions) else PERTURB_OPTION).partition("=")[0]
     try: return net.generate(**given, max_new_tokens=spec.tokens, num_beams=1, **more)
     except torch.cuda.OutOfMemoryError:
-        raise BadInput(f"a batch of {spec.batch} does not fit into the GPU's memory; set {option.removesuffix('by')}batch lower") from None
+        raise BadInput(
+            f"a batch of {spec.batch} does not fit into the GPU's memory; set {option.removesuffix('by')}batch lower") from None
     except (ValueError, TypeError) as e:
-        raise BadInput(f"{option}: {type(net).__name__} cannot be used in this way: {(str(e).strip() or type(e).__name__).splitlines()[0][:200]}") from None
+        raise BadInput(
+            f"{option}: {type(net).__name__} cannot be used in this way: "
+            f"{(str(e).strip() or type(e).__name__).splitlines()[0][:200]}") from None
 
 def clean_caption(
     raw: str,  # what a model or a function wrote
@@ -131,9 +149,14 @@ def _caption_by_clip(
     chosen, sure = [{group: words[0] for group, words in groups.items()} for _ in names], [{} for _ in names]
     for group in PASSES * list(reversed(groups)):
         words = groups[group]
-        said = [fill_template(TEMPLATE, name, join_attributes((now | {group: word}).values())) for name, now in zip(names, chosen) for word in words]
-        p = softmax(scale * np.einsum("nd,nwd->nw", seen, text_features(held, said).reshape(len(names), len(words), seen.shape[1])), axis=1)
-        for now, how, row in zip(chosen, sure, p): now[group], how[group] = words[row.argmax()], round(float(row.max()), 3)
+        said = [fill_template(TEMPLATE, name, join_attributes((now | {group: word}).values()))
+            for name, now in zip(names, chosen) for word in words]
+        p = softmax(
+            scale
+            * np.einsum("nd,nwd->nw", seen, text_features(held, said).reshape(len(names), len(words), seen.shape[1])),
+            axis=1)
+        for now, how, row in zip(chosen, sure, p):
+            now[group], how[group] = words[row.argmax()], round(float(row.max()), 3)
     raw = [json.dumps({group: [now[group], how[group]] for group in groups}) for now, how in zip(chosen, sure)]
     return pd.DataFrame({"caption": [join_attributes(now.values()) for now in chosen], "raw": raw}, dtype=object)
 
@@ -161,15 +184,20 @@ def _caption_by_plugin(
 ) -> list[str]:
     "What a user's function says: f(x), or f(x, y, classes)."
     told = call_with(load(spec.by, version), x, offered={"y": y, "classes": classes}, options={})
-    if isinstance(told, list | tuple) and len(told) == len(x) and all(isinstance(text, str) for text in told): return list(told)
-    raise BadInput(f"generator.captions.by {spec.by!r} did not return a list of {len(x)} captions, one an image, each a str")
+    if isinstance(told, list | tuple) and len(told) == len(x) and all(isinstance(text, str) for text in told):
+        return list(told)
+    raise BadInput(
+        f"generator.captions.by {spec.by!r} did not return a list of {len(x)} captions, one an image, each a str")
 
 # %% ../../nbs/generate/02_captions.ipynb #04dd8a51
 MAX_CAPTION = 200  # characters of a caption; CLIP reads 77 tokens of a prompt
 SYNONYMS = {
-    "small": ("little",), "large": ("big",), "thin": ("slender", "fine"), "bold": ("heavy", "thick"), "slanted": ("tilted", "inclined"),
-    "leaning left": ("tilted left",), "faint": ("pale", "weak"), "dark": ("dim",), "bright": ("light",), "background": ("ground", "backdrop"),
-    "sitting": ("seated",), "near": ("close to",), "beside": ("next to",), "picture": ("photograph",), "many": ("numerous",), "quick": ("fast",),
+    "small": ("little",), "large": ("big",), "thin": ("slender", "fine"), "bold": ("heavy", "thick"),
+    "slanted": ("tilted", "inclined"),
+    "leaning left": ("tilted left",), "faint": ("pale", "weak"), "dark": ("dim",), "bright": ("light",),
+    "background": ("ground", "backdrop"),
+    "sitting": ("seated",), "near": ("close to",), "beside": ("next to",), "picture": ("photograph",),
+    "many": ("numerous",), "quick": ("fast",),
 }
 
 def _replace_words(
@@ -187,10 +215,16 @@ def _swap_attributes(
     name: str,  # class name
 ) -> list[str]:  # every caption with one attribute changed
     "Change one attribute at a time."
-    found = {group: next((word for word in words if word and re.search(rf"\b{re.escape(word)}\b", caption)), "") for group, words in groups.items()}
+    found = {group: next((word for word in words if word and re.search(rf"\b{re.escape(word)}\b", caption)), "")
+        for group, words in groups.items()}
     if join_attributes(found.values()) != caption:
-        return _replace_words(caption, {word: tuple(w for w in words if w not in ("", word)) for words in groups.values() for word in words if word}, name)
-    return list(filter(None, [join_attributes((found | {group: word}).values()) for group, words in groups.items() for word in words if word != found[group]]))
+        return _replace_words(caption,
+            {word: tuple(w for w in words if w not in ("", word)) for words in groups.values() for word in words
+            if word}, name)
+    return list(
+        filter(None,
+        [join_attributes((found | {group: word}).values()) for group, words in groups.items() for word in words
+        if word != found[group]]))
 
 def other_classes_named(
     text: str,  # a caption
@@ -200,7 +234,8 @@ def other_classes_named(
     "The wrong classes that a text names."
     def of(word): return re.compile(rf"\b{re.escape(readable_name(word))}s?\b", re.I)
     without = of(name).sub(" ", text)
-    return {other for other in classes if other != name and of(other).search(text if readable_name(name) in readable_name(other) else without)}
+    return {other for other in classes if other != name
+        and of(other).search(text if readable_name(name) in readable_name(other) else without)}
 
 def is_valid_perturbation(
     new: str,  # a changed caption
@@ -209,7 +244,8 @@ def is_valid_perturbation(
     classes: tuple[str, ...],  # all class names
 ) -> bool:  # whether it can stand for the old one
     "Whether a changed caption says something else, and not of another class."
-    return bool(new) and new != old and len(new) <= MAX_CAPTION and other_classes_named(new, name, classes) <= other_classes_named(old, name, classes)
+    return (bool(new) and new != old and len(new) <= MAX_CAPTION and other_classes_named(new, name, classes)
+        <= other_classes_named(old, name, classes))
 
 def perturb_captions(
     spec: Perturb,  # who writes, and how many variants
@@ -226,11 +262,14 @@ def perturb_captions(
     if is_plugin(spec.by): raw = _perturb_by_plugin(spec, captions, y, classes, known["code"], seed)
     elif spec.by.startswith(MODEL_PREFIX): raw = _perturb_by_model(spec, captions, names, known, seed)
     else:
-        change, words = (_swap_attributes, attributes or ATTRIBUTES) if spec.by == "grammar" else (_replace_words, SYNONYMS)
-        raw = [_choose_variants(change(old, words, name) or [old], spec.variants, rng("perturb", seed, i)) for i, (old, name) in enumerate(zip(captions, names))]
+        change, words = ((_swap_attributes, attributes or ATTRIBUTES) if spec.by == "grammar"
+            else (_replace_words, SYNONYMS))
+        raw = [_choose_variants(change(old, words, name) or [old], spec.variants, rng("perturb", seed, i))
+            for i, (old, name) in enumerate(zip(captions, names))]
     rows = [(i, k, text, clean_caption(text)) for i, texts in enumerate(raw) for k, text in enumerate(texts)]
     good = [is_valid_perturbation(new, captions[i], classes[y[i]], classes) for i, _, _, new in rows]
-    said = [(i, k, new if ok else captions[i], text, "perturbed" if ok else "fallback") for (i, k, text, new), ok in zip(rows, good)]
+    said = [(i, k, new if ok else captions[i], text, "perturbed" if ok else "fallback")
+        for (i, k, text, new), ok in zip(rows, good)]
     return pd.DataFrame(said, columns=["source", "variant", "caption", "raw", "how"])
 
 def _choose_variants(
@@ -252,7 +291,8 @@ def instruction_text(
     "The instruction for one caption."
     text = spec.instruction.replace("{class}", name).replace("{caption}", caption)
     if not tokenizer.chat_template: return text
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
+        add_generation_prompt=True)
 
 def _perturb_by_model(
     spec: Perturb,  # which model
@@ -266,11 +306,14 @@ def _perturb_by_model(
     (net, tokenizer), raw = _captioner(spec, known), []
     texts = [instruction_text(spec, tokenizer, caption, name) for caption, name in zip(captions, names)]
     for start in range(0, len(texts), spec.batch):  # a template brings its own special tokens
-        given = tokenizer(texts[start:start + spec.batch], padding=True, add_special_tokens=not tokenizer.chat_template, return_tensors="pt").to(net.device)
-        how = {"do_sample": True, "temperature": spec.temperature, "num_return_sequences": spec.variants, "pad_token_id": tokenizer.pad_token_id}
+        given = tokenizer(texts[start:start + spec.batch], padding=True,
+            add_special_tokens=not tokenizer.chat_template, return_tensors="pt").to(net.device)
+        how = {"do_sample": True, "temperature": spec.temperature, "num_return_sequences": spec.variants,
+            "pad_token_id": tokenizer.pad_token_id}
         with torch.random.fork_rng():
             torch.manual_seed(seed("perturb", pool, start))
-            made = _generate_tokens(net, spec, {"input_ids": given.input_ids, "attention_mask": given.attention_mask}, **how)
+            made = _generate_tokens(net, spec, {"input_ids": given.input_ids, "attention_mask": given.attention_mask},
+                **how)
         raw += tokenizer.batch_decode(made[:, given.input_ids.shape[1]:], skip_special_tokens=True)
     return [raw[i:i + spec.variants] for i in range(0, len(raw), spec.variants)]
 
@@ -285,6 +328,9 @@ def _perturb_by_plugin(
     "What a user's function writes: f(captions), or with variants, y, classes and rng."
     offered = {"variants": spec.variants, "y": y, "classes": classes, "rng": rng("perturb", pool)}
     told = call_with(load(spec.by, version), list(captions), offered=offered, options={})
-    fits = isinstance(told, list | tuple) and len(told) == len(captions) and all(isinstance(some, list | tuple) and len(some) == spec.variants for some in told)
+    fits = (isinstance(told, list | tuple) and len(told) == len(captions)
+        and all(isinstance(some, list | tuple) and len(some) == spec.variants for some in told))
     if fits and all(isinstance(text, str) for some in told for text in some): return [list(some) for some in told]
-    raise BadInput(f"generator.captions.perturb.by {spec.by!r} did not return {len(captions)} lists, one a caption, of {spec.variants} str each")
+    raise BadInput(
+        f"generator.captions.perturb.by {spec.by!r} did not return {len(captions)} lists, one a caption, of "
+        f"{spec.variants} str each")

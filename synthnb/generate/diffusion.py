@@ -37,10 +37,13 @@ def unet(
     "The network: predicts what its process asks for (v or F) from a noisy image, a time and a label."
     levels = len(spec.channels)
     if size % 2 ** (levels - 1):
-        raise BadInput(f"generator.channels: {levels} levels halve the side {levels - 1} times, which images of {size}x{size} do not allow: "
+        raise BadInput(
+            f"generator.channels: {levels} levels halve the side {levels - 1} times, which images of {size}x{size} do "
+            f"not allow: "
                        f"the side must be divisible by {2 ** (levels - 1)}, or the levels fewer")
     return UNet2DModel(
-        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=spec.channels, layers_per_block=spec.layers,
+        sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=spec.channels,
+        layers_per_block=spec.layers,
         down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels, add_attention=False,
         norm_num_groups=math.gcd(8, *spec.channels), num_class_embeds=classes + 1)
 
@@ -58,7 +61,8 @@ def new_unet(
 
 # %% ../../nbs/generate/05_diffusion.ipynb #529f3701
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
-Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (images, time) -> the network's output, labels and guidance bound
+# (images, time) -> the network's output, labels and guidance bound
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 class DdpmProcess:
     "The cosine schedule with v-prediction, sampled by DPM-Solver++ 2M."
@@ -109,7 +113,8 @@ class EdmProcess:
         options: Edm,  # noise levels of training and sampling, and the sampler
     ):
         self.options = options
-        self.schedule = EDMDPMSolverMultistepScheduler(options.sigma_min, options.sigma_max, options.sigma_data, rho=options.rho)
+        self.schedule = EDMDPMSolverMultistepScheduler(options.sigma_min, options.sigma_max, options.sigma_data,
+            rho=options.rho)
 
     def draw(
         self,
@@ -127,7 +132,8 @@ class EdmProcess:
     ) -> torch.Tensor:  # D(x; sigma), as x
         "The denoised images (eq. 7)."
         level = sigma.reshape(-1, 1, 1, 1)
-        return self.schedule.precondition_outputs(x, network(self.schedule.precondition_inputs(x, level), self.schedule.precondition_noise(sigma)), level)
+        return self.schedule.precondition_outputs(x,
+            network(self.schedule.precondition_inputs(x, level), self.schedule.precondition_noise(sigma)), level)
 
     def loss(
         self,
@@ -159,7 +165,8 @@ def dpm_2m(
     "DPM-Solver++ of second order, multistep, on the levels of eq. 5 (Lu et al. 2022, algorithm 2)."
     solver = process.schedule
     solver.set_begin_index(0)
-    for sigma, t in zip(solver.sigmas, solver.timesteps): x = solver.step(network(solver.precondition_inputs(x, sigma), t), t, x).prev_sample
+    for sigma, t in zip(solver.sigmas, solver.timesteps):
+        x = solver.step(network(solver.precondition_inputs(x, sigma), t), t, x).prev_sample
     return x
 
 def heun(
@@ -236,7 +243,8 @@ def fit_generator(
         average.step(net.parameters())
         return loss[None]
 
-    live = dict(net.named_parameters()) | optimiser_state(optimiser) | {f"average.{name}": p for name, p in averaged.items()}
+    live = (dict(net.named_parameters()) | optimiser_state(optimiser)
+        | {f"average.{name}": p for name, p in averaged.items()})
     fitted = fit(step, [live], spec.steps, names=[f"generator of seed {seed}"], folders=[folder], every=every)
     return {"weights": {name: p.detach().cpu().numpy().copy() for name, p in averaged.items()}, "log": fitted.logs[0]}
 
@@ -270,5 +278,6 @@ def sample(
     net.load_state_dict({name: torch.as_tensor(w) for name, w in weights.items()})
     noise = torch.from_numpy(rng.standard_normal((len(y), channels, size, size), dtype=np.float32)).to(current_device())
     labels = torch.from_numpy(y).to(current_device())
-    x = process_of(spec).denoise(lambda x, t: guided_prediction(net, x, t, labels, spec.guidance), noise, spec.sampling_steps)
+    x = process_of(spec).denoise(lambda x, t: guided_prediction(net, x, t, labels, spec.guidance), noise,
+        spec.sampling_steps)
     return to_images(x), provenance(y, classes)

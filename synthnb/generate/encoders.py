@@ -48,9 +48,12 @@ def load_network(
     if folder: components(folder, "config.json", option.partition("=")[0])
     place = {"pretrained_model_name_or_path": str(folder or model), "revision": revision or "main"}
     try:
-        loaded, about = net.from_pretrained(**place, use_safetensors=None if pickles_allowed() else True, dtype=network_dtype(), output_loading_info=True)
-        if missing := sorted(about["missing_keys"]): raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
-        return [loaded.eval().requires_grad_(False).to(current_device()), *(reader.from_pretrained(**place) for reader in readers)]
+        loaded, about = net.from_pretrained(**place, use_safetensors=None if pickles_allowed() else True,
+            dtype=network_dtype(), output_loading_info=True)
+        if missing := sorted(about["missing_keys"]):
+            raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+        return [loaded.eval().requires_grad_(False).to(current_device()),
+            *(reader.from_pretrained(**place) for reader in readers)]
     except Exception as e: raise not_loadable(e, model, what, option) from None
 
 def model_name(
@@ -58,7 +61,9 @@ def model_name(
 ) -> str:  # sha256:..., or owner/model@commit
     "What was loaded, for provenance."
     if "sha256" in known: return model_label(known)
-    return model_label(known | {"revision": Path(cached_file(known["hub"], "config.json", revision=known["revision"] or "main")).parent.name})
+    return model_label(known
+        | {"revision": Path(
+        cached_file(known["hub"], "config.json", revision=known["revision"] or "main")).parent.name})
 
 # %% ../../nbs/generate/00_encoders.ipynb #969d385b
 OPTION = "encoder.model=DIR"
@@ -90,9 +95,11 @@ def _load_clip(
     where: str,  # the device
 ) -> Clip:
     "Load a model; the one before makes room."
-    net, tokenizer, processor = load_network(model, revision, OPTION, "a CLIP model", CLIPModel, AutoTokenizer, AutoImageProcessor)
+    net, tokenizer, processor = load_network(model, revision, OPTION, "a CLIP model", CLIPModel, AutoTokenizer,
+        AutoImageProcessor)
     side, crop = image_sizes(processor.to_dict(), net.config.vision_config.image_size)
-    mean, std = (torch.tensor(values, device=where).reshape(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    mean, std = (torch.tensor(values, device=where).reshape(1, 3, 1, 1)
+        for values in (processor.image_mean, processor.image_std))
     return Clip(net, tokenizer, side, crop, mean, std, model_name(json.loads(known)))
 
 def image_sizes(
@@ -100,15 +107,20 @@ def image_sizes(
     seen: int,  # side that the network was made for
 ) -> tuple[int, int]:  # pixels: side that images are resized to, side of the square that is cut out
     "The two sizes of a CLIP image processor; BadInput for what CLIP's does not do."
-    size, cut = said["size"] if said["do_resize"] else {"height": seen}, said["crop_size"] if said["do_center_crop"] else {}
+    size, cut = (said["size"] if said["do_resize"] else {"height": seen}, said["crop_size"] if said["do_center_crop"]
+        else {})
     side = size.get("shortest_edge") or size["height"]
     crop = (cut or {"height": side})["height"]
-    odd = {"do_normalize": not said["do_normalize"], "do_rescale": not said["do_rescale"] or abs(said["rescale_factor"] * 255 - 1) > 1e-6,
-           "resample": said["do_resize"] and int(said["resample"]) != 3, "size": size.get("width", side) != size.get("height", side),
+    odd = {"do_normalize": not said["do_normalize"], "do_rescale": not said["do_rescale"]
+        or abs(said["rescale_factor"] * 255 - 1) > 1e-6,
+           "resample": said["do_resize"] and int(said["resample"]) != 3,
+           "size": size.get("width", side) != size.get("height", side),
            "crop_size": cut.get("width", crop) != crop or not crop == seen <= side}
     if any(odd.values()):
         name = next(k for k, v in odd.items() if v)
-        raise BadInput(f"encoder.model: its image processor says {name} = {said[name]}; allowed: pixels / 255, bicubic resizing to a square, "
+        raise BadInput(
+            f"encoder.model: its image processor says {name} = {said[name]}; allowed: pixels / 255, bicubic resizing "
+            f"to a square, "
                        f"a central crop of {seen}x{seen} for its network, mean and std, as CLIP's does")
     return side, crop
 
@@ -140,9 +152,12 @@ def text_features(
 ) -> np.ndarray:  # float32 (N, d), each of length 1; sentences that repeat are read once
     "What CLIP reads in sentences."
     unique, length = list(dict.fromkeys(prompts)), held.net.config.text_config.max_position_embeddings
-    read = (held.tokenizer(unique[i:i + BATCH], padding="max_length", truncation=True, max_length=length, return_tensors="pt").to(held.net.device)
+    read = (held.tokenizer(unique[i:i + BATCH], padding="max_length", truncation=True, max_length=length,
+        return_tensors="pt").to(held.net.device)
             for i in range(0, len(unique), BATCH))
-    made = _unit_features([held.net.get_text_features(input_ids=r.input_ids, attention_mask=r.attention_mask).pooler_output for r in read], held)
+    made = _unit_features(
+        [held.net.get_text_features(input_ids=r.input_ids, attention_mask=r.attention_mask).pooler_output
+        for r in read], held)
     at = {prompt: i for i, prompt in enumerate(unique)}
     return made[[at[prompt] for prompt in prompts]] if len(unique) < len(prompts) else made
 

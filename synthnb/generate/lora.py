@@ -42,7 +42,8 @@ def unsupported_reason(
     if not isinstance(getattr(pipe, "vae", None), AutoencoderKL): return "has no AutoencoderKL"
     if not hasattr(own, "alphas_cumprod"): return f"was trained for {type(own).__name__}"
     if own.config.prediction_type not in PREDICTIONS: return f"predicts {own.config.prediction_type}"
-    if net.config.addition_embed_type not in (None, "text_time"): return f"needs a further input ({net.config.addition_embed_type})"
+    if net.config.addition_embed_type not in (None, "text_time"):
+        return f"needs a further input ({net.config.addition_embed_type})"
     return "was distilled to few steps" if net.config.time_cond_proj_dim else ""
 
 def training_schedule(
@@ -50,7 +51,9 @@ def training_schedule(
 ) -> DDPMScheduler:  # with the noise levels and the prediction of the pipeline's training; BadInput for a pipeline that cannot be adapted
     "The noise that a pipeline was trained with, whatever scheduler it samples with."
     if why := unsupported_reason(pipe):
-        raise BadInput(f"generator.lora: {type(pipe).__name__} {why}; allowed: pipelines with a UNet that predicts {' or '.join(PREDICTIONS)}, "
+        raise BadInput(
+            f"generator.lora: {type(pipe).__name__} {why}; allowed: pipelines with a UNet that predicts "
+            f"{' or '.join(PREDICTIONS)}, "
                        "as Stable Diffusion 1.x, 2.x and XL are")
     return DDPMScheduler.from_config(pipe.scheduler.config)
 
@@ -63,7 +66,8 @@ def check_modules(
     for wanted in modules:
         if any(f".{name}".endswith(f".{wanted}") for name in layers): continue
         ends = sorted({re.search(r"[^.\d][^.]*(\.\d+)*$", name)[0] for name in layers})
-        raise BadInput(f"generator.lora.modules: no layer of {type(net).__name__} is called {wanted!r}; {suggest(wanted, ends)}")
+        raise BadInput(
+            f"generator.lora.modules: no layer of {type(net).__name__} is called {wanted!r}; {suggest(wanted, ends)}")
 
 # %% ../../nbs/generate/07_lora.ipynb #f1687d5d
 def min_snr_weights(
@@ -113,7 +117,8 @@ def encode_latents(
         found = [[vae.encode(view).latent_dist for view in ((i, i.flip(-1)) if flip else (i,))] for i in images]
     finally:
         if kept != torch.float32: vae.to(kept)
-    means, stds = (torch.cat([torch.stack([getattr(d, name) for d in views]) for views in found], 1) for name in ("mean", "std"))
+    means, stds = (torch.cat([torch.stack([getattr(d, name) for d in views]) for views in found], 1)
+        for name in ("mean", "std"))
     return means * vae.config.scaling_factor, stds * vae.config.scaling_factor
 
 def encode_unique_prompts(
@@ -125,8 +130,10 @@ def encode_unique_prompts(
     each = list(dict.fromkeys(prompts))
     guided = spec.model_copy(update={"guidance": 2.0, "negative": ""})  # then it says what it takes for no prompt
     made = encode_prompts(LoadedPipeline(held.pipe, held.name), guided, each)
-    if "prompt_embeds" not in made: raise BadInput(f"generator.lora: {type(held.pipe).__name__} does not give its prompts as embeddings")
-    words = {name: torch.cat([made[name], made[f"negative_{name}"][:1]]) for name in made if not name.startswith("negative_")}
+    if "prompt_embeds" not in made:
+        raise BadInput(f"generator.lora: {type(held.pipe).__name__} does not give its prompts as embeddings")
+    words = {name: torch.cat([made[name], made[f"negative_{name}"][:1]]) for name in made
+        if not name.startswith("negative_")}
     place = {prompt: i for i, prompt in enumerate(each)}
     return words, torch.tensor([place[prompt] for prompt in prompts], device=made["prompt_embeds"].device)
 
@@ -141,7 +148,8 @@ def predict_noise(
     "What the denoiser says of noisy latents."
     more, dtype = {}, net.conv_in.weight.dtype
     if "pooled_prompt_embeds" in words:
-        sizes = noisy.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), 6)  # original size, corner of the crop, target size
+        # original size, corner of the crop, target size
+        sizes = noisy.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), 6)
         more["added_cond_kwargs"] = {"text_embeds": words["pooled_prompt_embeds"], "time_ids": sizes}
     with torch.autocast(noisy.device.type, dtype, enabled=dtype != torch.float32):
         return net(noisy, times, words["prompt_embeds"], **more).sample.float()
@@ -156,7 +164,8 @@ def loss_at(
 ) -> Tensor:  # a number
     "The loss of one random batch at random times."
     n, (views, images, *shape) = lora.batch, seen.mean.shape
-    drawn = [rng.integers(0, top, n) for top in (images, views, schedule.config.num_train_timesteps)] + [rng.random(n) < lora.drop_prompt]
+    drawn = ([rng.integers(0, top, n) for top in (images, views, schedule.config.num_train_timesteps)]
+        + [rng.random(n) < lora.drop_prompt])
     drawn += [rng.standard_normal((n, *shape), dtype=np.float32) for _ in range(2)]
     index, view, times, dropped, within, noise = (torch.from_numpy(a).to(seen.mean.device) for a in drawn)
     clean = seen.mean[view, index] + seen.std[view, index] * within
@@ -175,7 +184,8 @@ def with_new_adapter(
     seed: int,  # names the first weights
 ) -> Iterator[dict[str, nn.Parameter]]:  # name -> weights of the adapter, float32; the only ones that learn
     "Lend a denoiser an adapter with its first weights; torch's global generator is lent too."
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(lora.modules), init_lora_weights="gaussian")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=list(lora.modules),
+        init_lora_weights="gaussian")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_streams.seed("lora", seed, "weights"))
@@ -191,7 +201,8 @@ def export_adapter(
     "The adapter in the standard form, alpha / r multiplied into B."
     layers = get_peft_model_state_dict(pipe.unet, adapter_name=ADAPTER)
     scale = (lora.alpha or lora.rank) / lora.rank
-    packed = {name: w * scale if name.endswith(B_SUFFIX) else w for name, w in pipe.pack_weights(layers, "unet").items()}
+    packed = {name: w * scale if name.endswith(B_SUFFIX) else w
+        for name, w in pipe.pack_weights(layers, "unet").items()}
     return {name: w.cpu().clone(memory_format=torch.contiguous_format).numpy() for name, w in packed.items()}
 
 def gradient_clipping_hook(
@@ -220,14 +231,17 @@ def fit_adapter(
     every: float = 5.0,  # seconds between checkpoints
 ) -> dict[str, Any]:  # pytorch_lora_weights: name -> float32 array, diffusers' standard form; log: DataFrame[step, loss]
     "Adapt a pipeline's denoiser, or go on with it; the pipeline is left as it was."
-    if not len(x) == len(y) == len(prompts): raise BadInput(f"generator.lora: {len(x)} images, {len(y)} labels, {len(prompts)} prompts; allowed: one each")
+    if not len(x) == len(y) == len(prompts):
+        raise BadInput(f"generator.lora: {len(x)} images, {len(y)} labels, {len(prompts)} prompts; allowed: one each")
     held, lora = load_pipeline(spec, known), spec.lora
     schedule, side, net = training_schedule(held.pipe), image_side(held.pipe, spec), held.pipe.unet
     check_modules(net, lora.modules)
-    seen = LatentDataset(*encode_latents(held.pipe.vae, x, side, lora.flip, lora.batch), *encode_unique_prompts(held, spec, prompts))
+    seen = LatentDataset(*encode_latents(held.pipe.vae, x, side, lora.flip, lora.batch),
+        *encode_unique_prompts(held, spec, prompts))
     with with_new_adapter(net, lora, seed) as adapter:
         optimiser = adamw(nn.ParameterList(adapter.values()), lora.lr, lora.weight_decay)
-        scale = torch.full((), 65536.0 if spec.precision == "fp16" else 1.0, device=seen.mean.device)  # small gradients are zero in fp16 else
+        # small gradients are zero in fp16 else
+        scale = torch.full((), 65536.0 if spec.precision == "fp16" else 1.0, device=seen.mean.device)
         optimiser.register_step_pre_hook(gradient_clipping_hook(scale))
 
         def step(t: int) -> Tensor:

@@ -62,7 +62,9 @@ def _load_pipeline(
     where: str,  # the device
 ) -> LoadedPipeline:
     "Load a pipeline; the one before makes room."
-    try: pipe = _read_pipeline(model, revision, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
+    try:
+        pipe = _read_pipeline(model, revision,
+            {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
     except BadInput: raise
     except Exception as e: raise not_loadable(e, model, "a text-to-image model", "generator.model=DIR") from None
     pipe.set_progress_bar_config(disable=True)
@@ -70,9 +72,11 @@ def _load_pipeline(
     if where == "cuda":
         for net in (getattr(pipe, "unet", None), getattr(pipe, "vae", None)):
             if net is not None: net.to(memory_format=torch.channels_last)
-        if hasattr(getattr(pipe, "vae", None), "enable_slicing"): pipe.vae.enable_slicing()  # decoding a shard at once takes more memory than denoising it
+        # decoding a shard at once takes more memory than denoising it
+        if hasattr(getattr(pipe, "vae", None), "enable_slicing"): pipe.vae.enable_slicing()
     known = json.loads(known)
-    return LoadedPipeline(pipe, model_label(known if "sha256" in known else known | {"revision": Path(pipe.config["_name_or_path"]).name}))
+    return LoadedPipeline(pipe,
+        model_label(known if "sha256" in known else known | {"revision": Path(pipe.config["_name_or_path"]).name}))
 
 def _read_pipeline(
     model: str,  # folder or hub name
@@ -81,8 +85,10 @@ def _read_pipeline(
 ) -> DiffusionPipeline:  # BadInput for pickled weights; raises what the libraries raise
     "Read a pipeline's files, downloaded first where they are not there."
     safe = None if pickles_allowed() else True
-    folder = local_folder(model) or DiffusionPipeline.download(model, revision=revision, use_safetensors=safe, safety_checker=None)
-    unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in _pipeline_parts(folder) else {}
+    folder = (local_folder(model)
+        or DiffusionPipeline.download(model, revision=revision, use_safetensors=safe, safety_checker=None))
+    unchecked = ({"safety_checker": None, "requires_safety_checker": False}
+        if "safety_checker" in _pipeline_parts(folder) else {})
     return AutoPipelineForText2Image.from_pretrained(folder, use_safetensors=safe, dtype=dtype, **unchecked)
 
 def _pipeline_parts(
@@ -100,10 +106,13 @@ def make_scheduler(
     "The scheduler of a spec."
     kind = type(own) if name == "default" else getattr(diffusers, name)
     if ("FlowMatch" in kind.__name__) != ("FlowMatch" in type(own).__name__):
-        raise BadInput(f"generator.scheduler {name!r} does not fit a model that was trained for {type(own).__name__}; allowed: default, or one of its family")
+        raise BadInput(
+            f"generator.scheduler {name!r} does not fit a model that was trained for {type(own).__name__}; allowed: "
+            f"default, or one of its family")
     try: return kind.from_config(own.config)
     except (ImportError, TypeError, ValueError, AttributeError) as e:
-        raise BadInput(f"generator.scheduler {name!r} cannot be made for this model: {str(e).strip().splitlines()[0][:150]}") from None
+        raise BadInput(
+            f"generator.scheduler {name!r} cannot be made for this model: {str(e).strip().splitlines()[0][:150]}") from None
 
 # %% ../../nbs/generate/06_pipelines.ipynb #4f832fa6
 EMBEDDINGS = {  # how many tensors `encode_prompt` returns -> the arguments that they are
@@ -131,8 +140,10 @@ def encode_prompts(
     takes = inspect.signature(held.pipe.__call__).parameters
     names = EMBEDDINGS[4 if "pooled_prompt_embeds" in takes else 2]
     guided, negative = spec.guidance > 1, {"negative_prompt": [spec.negative] * len(prompts)} if spec.negative else {}
-    distilled = getattr(getattr(getattr(held.pipe, "unet", None), "config", None), "time_cond_proj_dim", None) or "true_cfg_scale" in takes
-    if negative and distilled: raise BadInput("this model was distilled to do without a negative prompt: set generator.negative to '' (empty)")
+    distilled = (getattr(getattr(getattr(held.pipe, "unet", None), "config", None), "time_cond_proj_dim", None)
+        or "true_cfg_scale" in takes)
+    if negative and distilled:
+        raise BadInput("this model was distilled to do without a negative prompt: set generator.negative to '' (empty)")
     if not set(names) <= set(takes) or not hasattr(held.pipe, "encode_prompt"): return {"prompt": prompts} | negative
     if len(held.prompts) > PROMPT_CACHE: held.prompts.clear()
     for prompt in dict.fromkeys(prompts):
@@ -149,7 +160,9 @@ def _warn_if_truncated(
     "Say once a process that prompts are too long, instead of once a prompt as diffusers does."
     tokenizer = getattr(pipe, "tokenizer", None)
     if tokenizer is None or len(tokenizer(prompt).input_ids) <= tokenizer.model_max_length: return
-    warnings.warn(f"some prompts have more than the {tokenizer.model_max_length} tokens that this model reads: what is beyond is not heard", stacklevel=2)
+    warnings.warn(
+        f"some prompts have more than the {tokenizer.model_max_length} tokens that this model reads: what is beyond is "
+        f"not heard", stacklevel=2)
 
 @contextmanager
 def _quiet_diffusers() -> Iterator[None]:
@@ -167,13 +180,16 @@ def _encode_prompt(
     names: tuple[str, ...],  # what the tensors are called
 ) -> dict[str, torch.Tensor]:  # empty where the pipeline returns something else
     "One prompt as embeddings."
-    wanted = {"prompt": prompt, "device": pipe._execution_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": guided}
+    wanted = {"prompt": prompt, "device": pipe._execution_device, "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": guided}
     if negative and guided: wanted["negative_prompt"] = negative
     parameters = inspect.signature(pipe.encode_prompt).parameters
-    more = {name: None for name, p in parameters.items() if p.default is p.empty and name not in wanted}  # prompts of further encoders: the same
+    # prompts of further encoders: the same
+    more = {name: None for name, p in parameters.items() if p.default is p.empty and name not in wanted}
     _warn_if_truncated(pipe, prompt)
     try:
-        with _quiet_diffusers(): made = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in parameters}, **more)
+        with _quiet_diffusers():
+            made = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in parameters}, **more)
     except TypeError: return {}
     if not isinstance(made, tuple) or len(made) != len(names): return {}
     return {name: tensor for name, tensor in zip(names, made) if tensor is not None}
@@ -194,10 +210,15 @@ def with_adapter(
     net = getattr(pipe, "unet", None)
     layers = {name for name, _ in net.named_modules()} if net is not None else set()
     foreign = sorted({name.removeprefix("unet.").split(".lora")[0] for name in adapter} - layers)
-    if foreign: raise BadInput(f"the adapter was not made for this {type(pipe).__name__}, which has no layer {foreign[0]!r}")
+    if foreign:
+        raise BadInput(f"the adapter was not made for this {type(pipe).__name__}, which has no layer {foreign[0]!r}")
     try:
-        try: net.load_lora_adapter({name: torch.from_numpy(w) for name, w in adapter.items()}, prefix="unet", adapter_name=ADAPTER)
-        except RuntimeError: raise BadInput(f"the adapter was not made for this {type(pipe).__name__}: its weights have other shapes") from None
+        try:
+            net.load_lora_adapter({name: torch.from_numpy(w) for name, w in adapter.items()}, prefix="unet",
+                adapter_name=ADAPTER)
+        except RuntimeError:
+            raise BadInput(
+                f"the adapter was not made for this {type(pipe).__name__}: its weights have other shapes") from None
         net.set_adapters(ADAPTER, scale)
         yield
     finally: net.unload_lora()
@@ -211,7 +232,8 @@ def image_side(
     net = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     native, factor = getattr(getattr(net, "config", None), "sample_size", None), getattr(pipe, "vae_scale_factor", None)
     if spec.size: return spec.size
-    if not isinstance(native, int) or not factor: raise BadInput(f"generator.size is missing: {type(pipe).__name__} does not say for which size it was made")
+    if not isinstance(native, int) or not factor:
+        raise BadInput(f"generator.size is missing: {type(pipe).__name__} does not say for which size it was made")
     return native * factor
 
 def to_pixels(
@@ -221,7 +243,9 @@ def to_pixels(
 ) -> np.ndarray:  # uint8 (N, channels, S, S); grey by ITU-R BT.601; BadInput for NaN
     "What a pipeline made as images."
     if not torch.isfinite(images).all():
-        raise BadInput(f"the pipeline made pixels that are no numbers, in precision {precision}; set generator.precision to bf16 or fp32")
+        raise BadInput(
+            f"the pipeline made pixels that are no numbers, in precision {precision}; set generator.precision to bf16 "
+            f"or fp32")
     x = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return x if channels == 3 else np.rint(np.einsum("c,nchw->nhw", (0.299, 0.587, 0.114), x)).astype(np.uint8)[:, None]
 
@@ -239,7 +263,8 @@ def choose_sources(
     scores: np.ndarray | None = None,  # of the base set: the highest of each class serve; none: random ones
 ) -> Sources:  # of each image; those of a class take turns
     "Which real images generated ones start from, or are told of."
-    own, turn, chosen = [np.flatnonzero(real_y == label) for label in range(real_y.max() + 1)], (start + np.arange(len(y))), {}
+    own, turn, chosen = ([np.flatnonzero(real_y == label) for label in range(real_y.max() + 1)],
+        (start + np.arange(len(y))), {})
     for label in np.unique(y):
         order = random_streams.rng("sources", seed, label).permutation(own[label])
         if scores is not None: order = order[np.argsort(-scores[order], kind="stable")]
@@ -266,20 +291,26 @@ def sample(
     adapter: dict[str, np.ndarray] | None = None,  # from `lora.fit_adapter`, where the spec asks for one: BadInput without
 ) -> tuple[np.ndarray, pd.DataFrame]:  # images, uint8 (N, channels, S, S), and provenance
     "One shard of a pipeline's images."
-    if spec.lora and adapter is None: raise BadInput(f"generator {spec.kind}: lora is asked for, and there is no adapter")
+    if spec.lora and adapter is None:
+        raise BadInput(f"generator {spec.kind}: lora is asked for, and there is no adapter")
     held, more, about = load_pipeline(spec, known), {}, {}
     source = None if real_y is None else choose_sources(getattr(spec, "sources", 1.0), y, real_y, seed, start, scores)
     if source is not None: about["source"] = real_index[source.image]
     said = [captions[image][turn % len(captions[image])] for image, turn in zip(*source)] if captions else None
     prompts, side = build_prompts(spec, y, classes, said), image_side(held.pipe, spec)
-    if isinstance(spec, Img2Img): more, about["strength"] = _source_arguments(real_x[source.image], side, spec.strength), spec.strength
-    call = encode_prompts(held, spec, prompts) | more | {"height": side, "width": side, "num_inference_steps": spec.steps, "guidance_scale": spec.guidance}
-    about |= {"seed": [random_streams.seed("pool", seed, "image", start + i) for i in range(len(y))]} | ({"lora_scale": spec.lora_scale} if adapter else {})
+    if isinstance(spec, Img2Img):
+        more, about["strength"] = _source_arguments(real_x[source.image], side, spec.strength), spec.strength
+    call = (encode_prompts(held, spec, prompts) | more
+        | {"height": side, "width": side, "num_inference_steps": spec.steps, "guidance_scale": spec.guidance})
+    about |= ({"seed": [random_streams.seed("pool", seed, "image", start + i) for i in range(len(y))]}
+        | ({"lora_scale": spec.lora_scale} if adapter else {}))
     call |= {"generator": [torch.Generator().manual_seed(s) for s in about["seed"]], "output_type": "pt"}
     scheduler = make_scheduler(held.pipe.scheduler, spec.scheduler)
     with with_adapter(held.pipe, adapter, spec.lora_scale): images = _run_pipeline(held.pipe, scheduler, spec, call)
-    about |= {"generator": spec.kind, "model": held.name, "negative": spec.negative, "guidance": spec.guidance, "steps": spec.steps}
-    return to_pixels(images, channels, spec.precision), provenance(y, classes, prompt=prompts, scheduler=type(scheduler).__name__, **about)
+    about |= {"generator": spec.kind, "model": held.name, "negative": spec.negative, "guidance": spec.guidance,
+        "steps": spec.steps}
+    return to_pixels(images, channels, spec.precision), provenance(y, classes, prompt=prompts,
+        scheduler=type(scheduler).__name__, **about)
 
 def _source_arguments(
     x: np.ndarray,  # real images, uint8 (N, 1 or 3, s, s)
@@ -297,14 +328,20 @@ def _run_pipeline(
 ) -> torch.Tensor:  # (N, 3, S, S) in 0..1; BadInput for what it refuses
     "Run a pipeline, which keeps its own scheduler."
     try:
-        turned = AutoPipelineForImage2Image.from_pipe(pipe) if isinstance(spec, Img2Img) else AutoPipelineForText2Image.from_pipe(pipe)
+        turned = (AutoPipelineForImage2Image.from_pipe(pipe) if isinstance(spec, Img2Img)
+            else AutoPipelineForText2Image.from_pipe(pipe))
         turned.scheduler = scheduler
         turned.set_progress_bar_config(disable=True)
         if getattr(turned, "watermark", None): turned.watermark = None
         takes = inspect.signature(turned.__call__).parameters
         for name in call:
-            if name not in (*takes, "height", "width"): raise BadInput(f"generator {spec.kind}: {type(turned).__name__} has no {name}")
+            if name not in (*takes, "height", "width"):
+                raise BadInput(f"generator {spec.kind}: {type(turned).__name__} has no {name}")
         return turned(**{name: value for name, value in call.items() if name in takes}).images
     except BadInput: raise
-    except torch.cuda.OutOfMemoryError: raise BadInput(f"{spec.shard} images at once do not fit into the GPU's memory; set generator.shard lower") from None
-    except ValueError as e: raise BadInput(f"generator {spec.kind}: {type(pipe).__name__} refuses this: {str(e).strip().splitlines()[0][:200]}") from None
+    except torch.cuda.OutOfMemoryError:
+        raise BadInput(
+            f"{spec.shard} images at once do not fit into the GPU's memory; set generator.shard lower") from None
+    except ValueError as e:
+        raise BadInput(
+            f"generator {spec.kind}: {type(pipe).__name__} refuses this: {str(e).strip().splitlines()[0][:200]}") from None

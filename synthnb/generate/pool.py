@@ -93,7 +93,9 @@ def sample_plugin(
     x, origin = made if isinstance(made, tuple) else (made, pd.DataFrame(index=range(len(y))))
     x = np.asarray(x)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:2] != (len(y), channels) or x.shape[2] != x.shape[3]:
-        raise BadInput(f"generator {spec.function!r} returned {x.dtype} {x.shape}; it has to be uint8 ({len(y)}, {channels}, side, side)")
+        raise BadInput(
+            f"generator {spec.function!r} returned {x.dtype} {x.shape}; it has to be uint8 ({len(y)}, {channels}, "
+            f"side, side)")
     if not isinstance(origin, pd.DataFrame) or len(origin) != len(y):
         found = f"{len(origin)} rows of {type(origin).__name__} with {len(y)} images"
         raise BadInput(f"generator {spec.function!r} returned {found}; it has to be a DataFrame of a row an image")

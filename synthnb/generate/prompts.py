@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 # %% ../../nbs/generate/01_prompts.ipynb #26667311
 TEMPLATE = "a photo of a {class}, which is {caption}"
-PLACE_WORDS = r"(?:on|in|at|under|with|against|near|behind|before|beside) "  # how a caption begins that says where and not what
+# how a caption begins that says where and not what
+PLACE_WORDS = r"(?:on|in|at|under|with|against|near|behind|before|beside) "
 
 def class_prompt(
     name: str,  # class name

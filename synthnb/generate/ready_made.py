@@ -44,10 +44,12 @@ def _read_tables(
     for name in names:
         path = (root if root.is_dir() else root.parent) / name
         try: table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.suffix == ".csv" else _parquet(path)
-        except (OSError, ValueError) as e: raise BadInput(f"{path} is no table that can be read ({str(e).splitlines()[0][:100]})") from None
+        except (OSError, ValueError) as e:
+            raise BadInput(f"{path} is no table that can be read ({str(e).splitlines()[0][:100]})") from None
         for option in ("image", "label"):
             if (column := getattr(spec, option)) not in table:
-                raise BadInput(f"{path}: no column {column!r} for the option generator.{option}; {suggest(column, table.columns)}")
+                raise BadInput(
+                    f"{path}: no column {column!r} for the option generator.{option}; {suggest(column, table.columns)}")
         found.append((name, table))
     return found
 
@@ -59,7 +61,8 @@ def _parquet(
     from pyarrow.parquet import ParquetFile
     file = ParquetFile(path)
     heavy = [f.name for f in file.schema_arrow if pa.types.is_struct(f.type) or pa.types.is_binary(f.type)]
-    return file.read(columns=[n for n in file.schema_arrow.names if n not in heavy]).to_pandas().assign(**dict.fromkeys(heavy))
+    return file.read(columns=[n for n in file.schema_arrow.names if n not in heavy]).to_pandas().assign(
+        **dict.fromkeys(heavy))
 
 def _table_records(
     spec: Folder,  # of paths
@@ -72,7 +75,8 @@ def _table_records(
     for i, (path, label) in enumerate(zip(table[spec.image], table[spec.label])):
         below = os.path.normpath(os.path.join(os.path.dirname(name), str(path)))
         if os.path.isabs(str(path)) or not (top / below).is_file():
-            raise BadInput(f"{top / name} row {i}: there is no {str(path)!r}; allowed: the path of an image, relative to the table")
+            raise BadInput(
+                f"{top / name} row {i}: there is no {str(path)!r}; allowed: the path of an image, relative to the table")
         found.append(Record(below, None, str(label), partial(Path, top, below)))
     return found
 
@@ -82,20 +86,24 @@ def _scan_source(
     "Look through a source, and hash it."
     root, kind = source_path(spec), spec.source.partition(":")[0]
     top = root if root.is_dir() else root.parent
-    if kind == "folder": records, prompts, names = class_folder_records(Images(source=spec.source)).records, None, list_files(root, image_suffixes())[0]
+    if kind == "folder":
+        records, prompts, names = (class_folder_records(Images(source=spec.source)).records, None,
+            list_files(root, image_suffixes())[0])
     else:
         tables = _read_tables(spec, root)
         names = [name for name, _ in tables]
         said = all(spec.prompt in table for _, table in tables)
         if any(table[spec.image].isna().all() for _, table in tables):  # bytes
             records = list_records(Images(source=spec.source, label=spec.label)).records
-            words = {f"{name} row {i}": text for name, table in tables for i, text in enumerate(table[spec.prompt] if said else ())}
+            words = {f"{name} row {i}": text for name, table in tables
+                for i, text in enumerate(table[spec.prompt] if said else ())}
             prompts = [str(words[record.where]) for record in records] if said else None
         else:
             records = [record for name, table in tables for record in _table_records(spec, top, name, table)]
             prompts = [str(text) for _, table in tables for text in table[spec.prompt]] if said else None
             names += [record.where for record in records]
-    return ReadyMadePool(records, prompts, {"kind": kind, "sha256": content_hash(top, names, store_root() / HASH_CACHE)})
+    return ReadyMadePool(records, prompts,
+        {"kind": kind, "sha256": content_hash(top, names, store_root() / HASH_CACHE)})
 
 @lru_cache(maxsize=4)
 def _cached_listing(
@@ -128,10 +136,13 @@ def check_enough(
     found = list_ready_made(spec)
     held = _positions_by_class(found)
     for name in held:
-        if name not in classes: raise BadInput(f"{spec.source}: class {name!r} is none of the data set's; {suggest(name, classes)}")
+        if name not in classes:
+            raise BadInput(f"{spec.source}: class {name!r} is none of the data set's; {suggest(name, classes)}")
     for name in classes:
         if (n := len(held.get(name, ()))) < each:
-            raise BadInput(f"{spec.source}: class {name!r} has {n} images, {each} are asked for; allowed: fewer of them (mix.synthetic x base), or more files")
+            raise BadInput(
+                f"{spec.source}: class {name!r} has {n} images, {each} are asked for; allowed: fewer of them "
+                f"(mix.synthetic x base), or more files")
     return found.known
 
 # %% ../../nbs/generate/08_ready_made.ipynb #b2c6d523

@@ -21,8 +21,10 @@ from .prompts import ATTRIBUTES, TEMPLATE, fill_template, join_attributes
 
 # %% ../../nbs/generate/04_render.ipynb #bc868039
 FONTS = tuple(f"DejaVu{family}" for family in (
-    "Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique", "SansMono", "SansMono-Bold", "SansMono-Oblique", "SansMono-BoldOblique",
-    "Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic")) + ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta")
+    "Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique", "SansMono", "SansMono-Bold", "SansMono-Oblique",
+    "SansMono-BoldOblique",
+    "Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic")) + ("STIXGeneral", "STIXGeneralBol",
+    "STIXGeneralItalic", "STIXGeneralBolIta")
 ITALIC = np.array([any(word in font for word in ("Oblique", "Ita")) for font in FONTS])  # fonts that lean by themselves
 LEAN = 0.2  # how far such fonts lean: shift to the right per height, about 11 degrees
 TALL = 64  # height of a drawn glyph in pixels
@@ -76,14 +78,16 @@ def _shapes(
     n, (_, widths, strokes) = len(y), glyphs()
     font = rng.integers(0, len(FONTS), n)
     own = strokes[font, y]
-    stroke = np.clip(rng.uniform(0.08, 0.28, n), 0.9 * own, 1.9 * own)  # thinner, and the hairlines of a serif font vanish
+    # thinner, and the hairlines of a serif font vanish
+    stroke = np.clip(rng.uniform(0.08, 0.28, n), 0.9 * own, 1.9 * own)
     shear = rng.normal(0, 0.15, n).clip(-0.35, 0.35)
     height, stretch = rng.normal(0.7, 0.15, n).clip(0.35, 0.96), rng.uniform(0.8, 1.3, n)
     tall = 1 + stroke - own  # a bolder stroke makes a glyph larger all round
     room = widths[font, y] + stroke - own + abs(shear)
     stretch = np.minimum(stretch, 0.96 * tall / (height * room))
     return pd.DataFrame({
-        "font": font, "height": height, "width": height * stretch * room / tall, "weight": stroke / tall, "lean": stretch * (shear + LEAN * ITALIC[font]),
+        "font": font, "height": height, "width": height * stretch * room / tall, "weight": stroke / tall,
+        "lean": stretch * (shear + LEAN * ITALIC[font]),
         "left": rng.random(n), "top": rng.random(n), "grow": (stroke - own) / 2, "room": room, "shear": shear})
 
 def _light(
@@ -92,7 +96,8 @@ def _light(
 ) -> pd.DataFrame:  # contrast (0.2..1), bright, floor, across, down, noise (grey values 0..1), blur (sd, share of the frame)
     "Contrast, ground, blur and noise."
     return pd.DataFrame({
-        "contrast": rng.beta(3, 1.5, n).clip(0.2, 1), "bright": rng.random(n) < 0.3, "floor": abs(rng.normal(0, 0.1, n)), "across": rng.normal(0, 0.06, n),
+        "contrast": rng.beta(3, 1.5, n).clip(0.2, 1), "bright": rng.random(n) < 0.3,
+        "floor": abs(rng.normal(0, 0.1, n)), "across": rng.normal(0, 0.06, n),
         "down": rng.normal(0, 0.06, n), "noise": abs(rng.normal(0, 0.06, n)), "blur": rng.uniform(0.4, 1.0, n) / 16})
 
 # %% ../../nbs/generate/04_render.ipynb #d42c5cf7
@@ -104,10 +109,13 @@ def describe_looks(
     "A true caption for each image."
     size, weight, slant, contrast, ground = ATTRIBUTES.values()
     def words(look) -> list[str]:
-        return [size[(look.height < 0.57) + 2 * (look.height > 0.82)], weight[(look.weight < 0.13) + 2 * (look.weight > 0.2)],
-                slant[(look.lean > 0.15) + 2 * (look.lean < -0.15)], contrast[int(look.contrast < 0.45)], ground[int(look.bright)]]
+        return [size[(look.height < 0.57) + 2 * (look.height > 0.82)],
+            weight[(look.weight < 0.13) + 2 * (look.weight > 0.2)],
+                slant[(look.lean > 0.15) + 2 * (look.lean < -0.15)], contrast[int(look.contrast < 0.45)],
+                ground[int(look.bright)]]
     bare = rng.random(len(y)) < 0.3
-    return [fill_template(TEMPLATE, DIGITS[k], "" if short else join_attributes(words(look))) for k, short, look in zip(y, bare, looks.itertuples(), strict=True)]
+    return [fill_template(TEMPLATE, DIGITS[k], "" if short else join_attributes(words(look)))
+        for k, short, look in zip(y, bare, looks.itertuples(), strict=True)]
 
 # %% ../../nbs/generate/04_render.ipynb #a5dcf57d
 FINE = 3  # points of the fine grid per pixel and side
@@ -134,8 +142,10 @@ def _coverage(
     at = (np.arange(points) + 0.5) / points
     right, down = _warp(len(y), points, rng)
     tall = 1 + 2 * of("grow")  # height of the drawn glyph, in heights of the font's
-    v = ((at[:, None] - of("top") * (1 - of("height"))) / of("height") - 0.5 + down) * tall  # down from the glyph's middle, in heights of the font's
-    u = ((at - of("left") * (1 - of("width"))) / of("width") - 0.5 + right) * of("room") + of("shear") * v  # the same to the right
+    # down from the glyph's middle, in heights of the font's
+    v = ((at[:, None] - of("top") * (1 - of("height"))) / of("height") - 0.5 + down) * tall
+    # the same to the right
+    u = ((at - of("left") * (1 - of("width"))) / of("width") - 0.5 + right) * of("room") + of("shear") * v
     row, column = [np.rint(w * TALL + (BOX - 1) / 2).clip(0, BOX - 1).astype(np.intp) for w in (v, u)]
     away = glyphs()[0][of("font"), y[:, None, None], row, column] + of("grow")
     return (away * of("height") / tall * points + 0.5).clip(0, 1)
@@ -165,15 +175,18 @@ def sample(
 ) -> tuple[np.ndarray, pd.DataFrame]:  # images, uint8 (N, channels, size, size); provenance: label, prompt, font, weight, slant, size, ground, contrast
     "Render digits for these labels; BadInput for classes that are no digits."
     unknown = [name for name in classes if name not in DIGITS]
-    if unknown: raise BadInput(f"generator 'render' draws digits only, not class {unknown[0]!r}; {suggest(unknown[0], DIGITS)}")
+    if unknown:
+        raise BadInput(f"generator 'render' draws digits only, not class {unknown[0]!r}; {suggest(unknown[0], DIGITS)}")
     digit = np.array([DIGITS.index(name) for name in classes])[y]
     looks = draw_looks(digit, rng)
     prompt = describe_looks(digit, looks, rng)
-    image = _blur_and_sample(_coverage(digit, looks, FINE * spec.size, rng), spec.size, looks.blur.to_numpy()) * looks.contrast.to_numpy()[:, None, None]
+    image = (_blur_and_sample(_coverage(digit, looks, FINE * spec.size, rng), spec.size, looks.blur.to_numpy())
+        * looks.contrast.to_numpy()[:, None, None])
     image = _apply_light(image, looks, rng)
     pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)[:, None].repeat(channels, 1)
     ground = np.where(looks.bright, "bright", "dark")
-    said = {"weight": looks.weight, "slant": looks.lean, "size": looks.height, "ground": ground, "contrast": looks.contrast}
+    said = {"weight": looks.weight, "slant": looks.lean, "size": looks.height, "ground": ground,
+        "contrast": looks.contrast}
     return pixels, provenance(y, classes, prompt=prompt, font=[FONTS[f] for f in looks.font], **said)
 
 def _apply_light(
@@ -184,5 +197,6 @@ def _apply_light(
     "Put ink on an uneven, noisy ground."
     def of(name): return looks[name].to_numpy()[:, None, None]
     at = np.linspace(-1, 1, image.shape[1])
-    image = image + of("floor") + of("across") * at[None, None, :] + of("down") * at[None, :, None] + of("noise") * rng.normal(0, 1, image.shape)
+    image = (image + of("floor") + of("across") * at[None, None, :] + of("down") * at[None, :, None]
+        + of("noise") * rng.normal(0, 1, image.shape))
     return np.where(of("bright"), 1 - image, image)

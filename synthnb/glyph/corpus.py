@@ -36,7 +36,8 @@ def corpus(
 ) -> tuple[np.ndarray, np.ndarray, list[str], pd.DataFrame]:  # images, uint8 (n, 1, 16, 16), labels, captions, and provenance
     "Captioned renderings, the classes in turn."
     y = np.arange(n) % len(DIGITS)
-    x, about = render.sample(Render(size=SIDE), y, random_streams.rng("glyph", name), classes=DIGITS, channels=1, size=SIDE)
+    x, about = render.sample(Render(size=SIDE), y, random_streams.rng("glyph", name), classes=DIGITS, channels=1,
+        size=SIDE)
     return x, y, about.prompt.tolist(), about
 
 def tokenizer(

@@ -48,13 +48,16 @@ def save_pipeline(
     "Write everything in the format of Hugging Face, in half precision."
     solver = DPMSolverMultistepScheduler(**DIFFUSION, algorithm_type="dpmsolver++")
     pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder(clip), tokenizer=reads, unet=unet, scheduler=solver, safety_checker=None, feature_extractor=None,
+        vae=vae, text_encoder=text_encoder(clip), tokenizer=reads, unet=unet, scheduler=solver, safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False)
     pipe.to(torch.float16).save_pretrained(folder)
     deepcopy(clip).half().save_pretrained(folder / "clip")
     CLIPProcessor(image_processor=clip_image_processor(), tokenizer=reads).save_pretrained(folder / "clip")
-    for config in (folder / "text_encoder" / "config.json", folder / "clip" / "config.json"):  # transformers computes in what is said here
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+    # transformers computes in what is said here
+    for config in (folder / "text_encoder" / "config.json", folder / "clip" / "config.json"):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True)
+            + "\n")
 
 def make_glyph(
     folder: Path = GLYPH,  # where to
@@ -96,7 +99,8 @@ def draw_images(
 ) -> np.ndarray:  # uint8 (N, 1, 16, 16)
     "Images of a pipeline by its documented call, a hundred at a time."
     seeds = [torch.Generator().manual_seed(random_streams.seed("glyph", "quality", i)) for i in range(len(prompts))]
-    made = [pipe(prompts[i:i + 100], guidance_scale=guidance, num_inference_steps=15, generator=seeds[i:i + 100], output_type="np").images
+    made = [pipe(prompts[i:i + 100], guidance_scale=guidance, num_inference_steps=15, generator=seeds[i:i + 100],
+        output_type="np").images
             for i in range(0, len(prompts), 100)]
     return np.rint(np.concatenate(made).mean(-1)[:, None] * 255).astype(np.uint8)
 
@@ -109,7 +113,8 @@ def zero_shot(
 ) -> float:  # 0..1
     "How often CLIP finds the class of an image by its name alone."
     pictures = list(resize(x, SIDE).repeat(3, 1).transpose(0, 2, 3, 1))
-    found = clip(**takes(text=[class_prompt(name) for name in DIGITS], images=pictures, padding="max_length", return_tensors="pt"))
+    found = clip(**takes(text=[class_prompt(name) for name in DIGITS], images=pictures, padding="max_length",
+        return_tensors="pt"))
     return float((found.logits_per_image.argmax(1).numpy() == y).mean())
 
 # %% ../../nbs/glyph/02_making.ipynb #5252a319
@@ -144,7 +149,8 @@ def attribute_auc(
     from sklearn.metrics import roc_auc_score
     found = {}
     for look, said in OPPOSITES.items():
-        prompts = [f"{class_prompt(DIGITS[i % 10])}{',' if words.startswith('which') else ''} {words}" for words in said for i in range(n)]
+        prompts = [f"{class_prompt(DIGITS[i % 10])}{',' if words.startswith('which') else ''} {words}"
+            for words in said for i in range(n)]
         found[look] = float(roc_auc_score(np.repeat([1, 0], n), measure_looks(draw_images(pipe, prompts, 7.5))[look]))
     return found
 
@@ -157,9 +163,11 @@ def quality(
     pipe.set_progress_bar_config(disable=True)
     y = np.arange(n) % len(DIGITS)
     prompts = [class_prompt(DIGITS[label]) for label in y]
-    rows = [("fidelity", f"guidance {w:g}", float((digit_classifier()(draw_images(pipe, prompts, w)) == y).mean()), n) for w in (2.0, 7.5)]
+    rows = [("fidelity", f"guidance {w:g}", float((digit_classifier()(draw_images(pipe, prompts, w)) == y).mean()), n)
+        for w in (2.0, 7.5)]
     clip, takes = CLIPModel.from_pretrained(folder / "clip"), CLIPProcessor.from_pretrained(folder / "clip")
-    sets = {"renderings": corpus("zero-shot", 2000)[:2]} | {name: (load_world(name).x, load_world(name).y) for name in ("digits", "digits-wild")}
+    sets = ({"renderings": corpus("zero-shot", 2000)[:2]}
+        | {name: (load_world(name).x, load_world(name).y) for name in ("digits", "digits-wild")})
     rows += [("zero-shot", name, zero_shot(clip, takes, *both), len(both[1])) for name, both in sets.items()]
     rows += [("steering", look, value, n) for look, value in attribute_auc(pipe, n // 2).items()]
     return pd.DataFrame(rows, columns=["measure", "of", "value", "n"])

@@ -63,8 +63,10 @@ def fit_vae(
 ) -> AutoencoderKL:  # its scaling factor makes latents of standard deviation 1
     "Train the autoencoder."
     vae = new_network(partial(
-        AutoencoderKL, in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=4, mid_block_add_attention=False, sample_size=SIDE), "vae")
+        AutoencoderKL, in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        mid_block_add_attention=False, sample_size=SIDE), "vae")
     vae = vae.to(memory_format=torch.channels_last).train()
     optimiser = adamw(vae, 2e-3, weight_decay=0.01)
 
@@ -102,15 +104,19 @@ def fresh_clip(
     tokens: int,  # in the vocabulary; the last two are start and end
 ) -> CLIPModel:  # 0.4 million weights
     "CLIP with its first weights."
-    text = {"vocab_size": tokens, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "projection_dim": 48,
-            "max_position_embeddings": LENGTH, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": tokens - 1}
-    vision = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 4,
+    text = {"vocab_size": tokens, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "projection_dim": 48,
+            "max_position_embeddings": LENGTH, "bos_token_id": tokens - 2, "eos_token_id": tokens - 1,
+            "pad_token_id": tokens - 1}
+    vision = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": SIDE, "patch_size": 4,
               "projection_dim": 48}
     return new_network(lambda: CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=48)), "clip")
 
 def clip_image_processor() -> CLIPImageProcessor:  # 16x16, values in -2..2
     "How CLIP wants its images."
-    return CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    return CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3, image_std=[0.25] * 3)
 
 def multi_positive_loss(
     similar: torch.Tensor,  # logits (images, captions)
@@ -139,7 +145,8 @@ def fit_clip(
         true = (which[i][:, None] == which[i]) | ((y[i][:, None] == y[i]) & bare[i])
         kinds, back = np.unique(which[i], return_inverse=True)
         text = F.normalize(clip.get_text_features(ids[kinds]).pooler_output, dim=-1)[back]
-        image = F.normalize(clip.get_image_features(to_input(x[i]) * 2).pooler_output, dim=-1)  # as `clip_image_processor` makes them
+        # as `clip_image_processor` makes them
+        image = F.normalize(clip.get_image_features(to_input(x[i]) * 2).pooler_output, dim=-1)
         loss = multi_positive_loss(clip.logit_scale.exp().clamp(max=100) * image @ text.T, torch.from_numpy(true))
         optimiser_step(optimiser, loss, cosine_lr(t, steps, 2e-3))
         return loss[None]
@@ -148,20 +155,24 @@ def fit_clip(
     return clip.eval()
 
 # %% ../../nbs/glyph/01_training.ipynb #82c24de6
-DIFFUSION = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "steps_offset": 1}
+DIFFUSION = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction",
+    "steps_offset": 1}
 
 def text_encoder(
     clip: CLIPModel,  # trained
 ) -> CLIPTextModel:  # frozen
     "CLIP's text encoder as pipelines hold it."
     alone = CLIPTextModel(clip.config.text_config)
-    alone.load_state_dict({name.removeprefix("text_model."): w for name, w in clip.state_dict().items() if name.startswith("text_model.")})
+    alone.load_state_dict(
+        {name.removeprefix("text_model."): w for name, w in clip.state_dict().items()
+        if name.startswith("text_model.")})
     return alone.eval().requires_grad_(False)
 
 def fresh_unet() -> UNet2DConditionModel:  # 1.6 million weights
     "The denoiser with its first weights."
     net = new_network(partial(
-        UNet2DConditionModel, sample_size=SIDE // 2, in_channels=4, out_channels=4, block_out_channels=(40, 80), layers_per_block=1, cross_attention_dim=64,
+        UNet2DConditionModel, sample_size=SIDE // 2, in_channels=4, out_channels=4, block_out_channels=(40, 80),
+        layers_per_block=1, cross_attention_dim=64,
         attention_head_dim=2, norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")), "unet")
     return net.to(memory_format=torch.channels_last).train()
@@ -189,7 +200,8 @@ def noisy_batch(
     "The batch of a step, 64 images at random times, a tenth without caption."
     draw = random_streams.rng("glyph", "unet", step=t)
     i, times = draw.integers(0, len(z), 64), torch.from_numpy(draw.integers(0, schedule.config.num_train_timesteps, 64))
-    noise, said = torch.from_numpy(draw.standard_normal((64, *z.shape[1:]), dtype=np.float32)), np.where(draw.random(64) < 0.1, 0, words[i])
+    noise, said = (torch.from_numpy(draw.standard_normal((64, *z.shape[1:]), dtype=np.float32)),
+        np.where(draw.random(64) < 0.1, 0, words[i]))
     return schedule.add_noise(z[i], noise, times), times, said, schedule.get_velocity(z[i], noise, times)
 
 def fit_unet(
@@ -211,7 +223,8 @@ def fit_unet(
         with torch.no_grad(): torch._foreach_copy_(list(nets[1].parameters()), list(nets[0].parameters()))
         x, times, words, v = noisy_batch(z, which + 1, t, schedule)
         x = x.contiguous(memory_format=torch.channels_last)
-        loss = split_backward(nets, lambda net, part: F.mse_loss(net(x[part], times[part], told[words[part]]).sample, v[part]), 64, pool)
+        loss = split_backward(nets, lambda net,
+            part: F.mse_loss(net(x[part], times[part], told[words[part]]).sample, v[part]), 64, pool)
         for group in optimiser.param_groups: group["lr"] = cosine_lr(t, steps, 1.5e-3)
         optimiser.step()
         average.optimization_step = t  # the warm-up depends on t alone, also after a resume
@@ -219,6 +232,7 @@ def fit_unet(
         return loss[None]
 
     averaged = {f"average.{i}": p for i, p in enumerate(average.shadow_params)}
-    with pool: train(step, dict(nets[0].named_parameters()) | optimiser_state(optimiser) | averaged, steps, "denoiser", folder)
+    with pool:
+        train(step, dict(nets[0].named_parameters()) | optimiser_state(optimiser) | averaged, steps, "denoiser", folder)
     average.copy_to(nets[0].parameters())
     return nets[0].eval()

@@ -77,7 +77,8 @@ class Study:
         import pandas as pd
         lead = self.experiment.lead
         top, gap = self.experiment.values(), self.experiment.values("gap", "train")
-        rows = [{"arm": arm, f"{lead} %": format_summary(summary(top[arm])), "train - val": format_summary(summary(gap[arm]))} for arm in self.cells if top[arm]]
+        rows = [{"arm": arm, f"{lead} %": format_summary(summary(top[arm])),
+            "train - val": format_summary(summary(gap[arm]))} for arm in self.cells if top[arm]]
         return pd.DataFrame(rows)
 
     def answer(self) -> str:  # one or two sentences
@@ -87,7 +88,8 @@ class Study:
     def folder(self) -> Path:  # reports/local/<testbed>/<study>, with a suffix where scale, seeds or options are not the default
         "Where the report of one's own runs lies."
         found = self.experiment
-        plain = open_experiment(found.source["study"], found.source["testbed"], scale=found.scale).seeds == found.seeds and not found.overrides
+        plain = (open_experiment(found.source["study"], found.source["testbed"], scale=found.scale).seeds
+            == found.seeds and not found.overrides)
         suffix = ("-debug" if found.scale == "debug" else "") + ("" if plain else "-" + digest(found.to_dict())[:6])
         return ROOT / "reports" / "local" / found.testbed.name / (found.spec.name + suffix)
 

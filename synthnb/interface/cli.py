@@ -34,17 +34,23 @@ from ..lab.testbed import testbed_names, write_testbed
 
 # %% ../../nbs/interface/01_cli.ipynb #963e8192
 HELP = "Does synthetic data help, how much, and which design choice matters?"
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help=HELP)
 
-Name = Annotated[str, typer.Argument(help="A registered study or a YAML file; `synthnb show` lists them.", metavar="STUDY")]
+Name = Annotated[str,
+    typer.Argument(help="A registered study or a YAML file; `synthnb show` lists them.", metavar="STUDY")]
 On = Annotated[str, typer.Option("--on", help="A registered testbed or a YAML file.")]
 Ons = Annotated[list[str], typer.Option("--on", help="A registered testbed or a YAML file; may be repeated.")]
-Seeds = Annotated[str | None, typer.Option("--seeds", help="How many (8), or which (0,3,5); the testbed's where left out.")]
+Seeds = Annotated[str | None,
+    typer.Option("--seeds", help="How many (8), or which (0,3,5); the testbed's where left out.")]
 Scale = Annotated[str, typer.Option("--scale", help="full, or debug: seconds, to try things out.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="An option as key=value; may be repeated.", metavar="KEY=VALUE")]
+Sets = Annotated[list[str] | None,
+    typer.Option("--set", help="An option as key=value; may be repeated.", metavar="KEY=VALUE")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes of this machine, of one thread each.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Use the workers of a Dask scheduler: its address or file.", metavar="ADDRESS")]
-Limit = Annotated[float | None, typer.Option("--time-limit", help="Minutes that a notebook or a shared artefact may take.", metavar="MINUTES")]
+Scheduler = Annotated[str | None,
+    typer.Option("--scheduler", help="Use the workers of a Dask scheduler: its address or file.", metavar="ADDRESS")]
+Limit = Annotated[float | None,
+    typer.Option("--time-limit", help="Minutes that a notebook or a shared artefact may take.", metavar="MINUTES")]
 
 def parse_seeds(
     text: str | None,  # "8" or "0,3,5"
@@ -52,7 +58,8 @@ def parse_seeds(
     "Read --seeds."
     if text is None: return None
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() for part in parts): raise BadInput(f"--seeds {text!r}: give how many (8), or which (0,3,5)")
+    if not all(part.isdigit() for part in parts):
+        raise BadInput(f"--seeds {text!r}: give how many (8), or which (0,3,5)")
     return int(parts[0]) if len(parts) == 1 and "," not in text else [int(part) for part in parts]
 
 def parse_sets(
@@ -67,16 +74,19 @@ def parse_sets(
         except yaml.YAMLError: raise BadInput(f"--set {pair!r}: the value is not YAML") from None
     return found
 
-def _open_study(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None, planning: bool = False) -> Study:
+def _open_study(name: str, on: str, seeds: str | None, scale: str, sets: list[str] | None,
+    planning: bool = False) -> Study:
     "Open what the arguments name."
     return Study(name, on, parse_seeds(seeds), scale, parse_sets(sets), planning=planning)
 
 # %% ../../nbs/interface/01_cli.ipynb #eee6e1d7
 @app.command("plan")
-def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None, workers: Workers = 2) -> None:
+def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None,
+    workers: Workers = 2) -> None:
     "Show what a run would do, how long it may take, and what it needs; nothing is executed."
     study = _open_study(name, on, seeds, scale, sets, planning=True)
-    print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x {len(study.experiment.seeds)} seeds")
+    print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x "
+        f"{len(study.experiment.seeds)} seeds")
     print(study.plan(workers))
 
 @app.command("run")
@@ -85,7 +95,8 @@ def run_command(
     workers: Workers = 2, scheduler: Scheduler = None, limit: Limit = None,
 ) -> None:
     "Run what is missing, write the report, print the answer."
-    if limit is not None and limit <= 0: raise BadInput(f"--time-limit {limit:g}: allowed: minutes above 0, such as 30 or 0.5")
+    if limit is not None and limit <= 0:
+        raise BadInput(f"--time-limit {limit:g}: allowed: minutes above 0, such as 30 or 0.5")
     studies = [_open_study(name, testbed, seeds, scale, sets) for testbed in on]
     run_all(studies, workers, scheduler, limit and 60 * limit, _print_result)
     if any(study.experiment.missing() for study in studies): raise typer.Exit(1)
@@ -96,10 +107,13 @@ def _print_result(
 ) -> None:
     "Print the answer, and what failed and why."
     if len(study.experiment.missing()) < len(study.cells) * len(study.experiment.seeds):
-        print(f"\n{study.answer()}\n\n{study.table().to_string(index=False)}\n\nreport: {study.folder() / 'index.html'}\n{study.reproduces()}", flush=True)
+        print(f"\n{study.answer()}\n\n{study.table().to_string(index=False)}\n\nreport: "
+            f"{study.folder() / 'index.html'}\n{study.reproduces()}", flush=True)
     reasons = _failure_lines(study.experiment)
-    for line in reasons or [f"{result['label']}: {result['error']}" for result in failed]: print(f"failed: {line}", file=sys.stderr)
-    if reasons: print(f"`{_command_line('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
+    for line in reasons or [f"{result['label']}: {result['error']}" for result in failed]:
+        print(f"failed: {line}", file=sys.stderr)
+    if reasons:
+        print(f"`{_command_line('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
 
 def _notebook_line(
     notebook: Path,  # of an arm
@@ -113,19 +127,23 @@ def _failure_lines(
     "What failed, and why."
     found: dict[tuple[str, str], list[int]] = {}
     for failure in run.failures(): found.setdefault((failure["arm"], failure["error"]), []).append(failure["seed"])
-    return [f"{arm}, seed {', '.join(map(str, dict.fromkeys(seeds)))}: {error}; {_notebook_line(run.cells[arm].notebook)}" for (arm, error), seeds in found.items()]
+    return [f"{arm}, seed {', '.join(map(str, dict.fromkeys(seeds)))}: {error}; "
+        f"{_notebook_line(run.cells[arm].notebook)}" for (arm, error), seeds in found.items()]
 
 def _command_line(
     command: str,  # plan, run, status, ...
     run: Experiment,  # what it is about
 ) -> str:  # a line for a shell
     "The command line that names a run."
-    options = [word for key, value in run.overrides.items() for word in ("--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}")]
+    options = [word for key, value in run.overrides.items()
+        for word in ("--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}")]
     default = run.seeds == Study(run.source["study"], run.source["testbed"], scale=run.scale).experiment.seeds
     first = run.seeds == tuple(range(len(run.seeds)))  # `8` means the first eight, `8,` the eighth
-    seeds = [] if default else ["--seeds", str(len(run.seeds)) if first else ",".join(map(str, run.seeds)) + "," * (len(run.seeds) == 1)]
+    seeds = ([] if default
+        else ["--seeds", str(len(run.seeds)) if first else ",".join(map(str, run.seeds)) + "," * (len(run.seeds) == 1)])
     scale = [] if run.scale == "full" else ["--scale", run.scale]
-    return shlex.join(["synthnb", command, run.source["study"], "--on", run.source["testbed"], *seeds, *scale, *options])
+    return shlex.join(
+        ["synthnb", command, run.source["study"], "--on", run.source["testbed"], *seeds, *scale, *options])
 
 def _print_status(
     run: Experiment,  # done, running, or not begun
@@ -134,13 +152,16 @@ def _print_status(
     print(f"{_command_line('run', run)}\n  {overview(run)!r}")
     if not run.missing(): return
     for row in status(run):
-        print(f"  {row['arm']:28} {row['done']:3} of {row['seeds']} seeds" + (f"   running: {', '.join(row['running'])}" if row["running"] else ""))
+        print(f"  {row['arm']:28} {row['done']:3} of {row['seeds']} seeds"
+            + (f"   running: {', '.join(row['running'])}" if row["running"] else ""))
         for failure in row["failed"]:
-            print(f"    failed: seed {failure['seed']}: {failure['error']}\n      {_notebook_line(failure['notebook'])}\n      by hand: {failure['command']}")
+            print(f"    failed: seed {failure['seed']}: {failure['error']}\n      "
+                f"{_notebook_line(failure['notebook'])}\n      by hand: {failure['command']}")
 
 @app.command("status")
 def status_command(
-    name: Annotated[str | None, typer.Argument(help="A study; every run of this store where left out.", metavar="[STUDY]")] = None,
+    name: Annotated[str | None,
+    typer.Argument(help="A study; every run of this store where left out.", metavar="[STUDY]")] = None,
     on: Annotated[str | None, typer.Option("--on", help="A testbed.")] = None,
     seeds: Seeds = None, scale: Scale = "full", sets: Sets = None,
 ) -> None:
@@ -148,7 +169,9 @@ def status_command(
     if name is None:
         for run in recorded_experiments(Store()): _print_status(run)
         return
-    if on is None: raise BadInput(f"status {name}: name the testbed with --on; allowed: {', '.join(testbed_names())}, or a .yaml file")
+    if on is None:
+        raise BadInput(
+            f"status {name}: name the testbed with --on; allowed: {', '.join(testbed_names())}, or a .yaml file")
     study = _open_study(name, on, seeds, scale, sets)
     _print_status(study.experiment)
     print(study.stale() or study.reproduces())
@@ -157,7 +180,8 @@ def status_command(
 def report_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None) -> None:
     "Write the report of what is finished."
     study = _open_study(name, on, seeds, scale, sets)
-    if not len(study.results()): raise BadInput(f"report: {name} on {on} has no finished rows yet; synthnb run {name} --on {on}")
+    if not len(study.results()):
+        raise BadInput(f"report: {name} on {on} has no finished rows yet; synthnb run {name} --on {on}")
     print(study.report())
 
 @app.command("publish")
@@ -167,23 +191,27 @@ def publish_command(name: Name, on: On) -> None:
 
 @app.command("show")
 def show_command(
-    name: Annotated[str | None, typer.Argument(help="A study; lists studies and testbeds where left out.", metavar="[STUDY]")] = None,
+    name: Annotated[str | None,
+    typer.Argument(help="A study; lists studies and testbeds where left out.", metavar="[STUDY]")] = None,
     on: Annotated[str | None, typer.Option("--on", help="A testbed; all of them where left out.")] = None,
     seeds: Seeds = None, scale: Scale = "full", sets: Sets = None,
 ) -> None:
     "Show every resolved option of every arm, and what differs."
     if name is None:
-        print(f"studies:  {', '.join(study_names())}\ntestbeds: {', '.join(testbed_names())}, or images of your own: synthnb testbed new folder:DIR")
+        print(f"studies:  {', '.join(study_names())}\ntestbeds: {', '.join(testbed_names())}, or images of your own: "
+            f"synthnb testbed new folder:DIR")
         return
     for testbed in [on] if on else testbed_names():
         experiment = _open_study(name, testbed, seeds, scale, sets, planning=True).experiment
         chosen = ", ".join(map(str, experiment.seeds))
-        print(f"{experiment.spec.name} on {experiment.testbed.name}, seeds {chosen}, scale {scale}\n{experiment.spec.question}\n")
+        print(f"{experiment.spec.name} on {experiment.testbed.name}, seeds {chosen}, scale "
+            f"{scale}\n{experiment.spec.question}\n")
         differs = experiment.differences()
         same = {k: v for cell in experiment.cells.values() for k, v in flat(cell.setting).items() if k not in differs}
         print("the same in every arm that has it:\n" + "\n".join(f"  {k} = {v}" for k, v in same.items()))
         print("what differs:")
-        for arm in experiment.cells: print(f"  {arm}: " + ", ".join(f"{k} = {row[arm]}" for k, row in differs.items() if row[arm] is not None))
+        for arm in experiment.cells:
+            print(f"  {arm}: " + ", ".join(f"{k} = {row[arm]}" for k, row in differs.items() if row[arm] is not None))
         contrasts = "\n".join(f"  {arm} against {reference}" for arm, reference in experiment.spec.contrasts)
         print(f"contrasts:\n{contrasts}\n")
 
@@ -192,13 +220,15 @@ app.add_typer(testbed_app, name="testbed")
 
 @testbed_app.command("new")
 def testbed_command(
-    source: Annotated[str, typer.Argument(help="folder:DIR, parquet:DIR, torchvision:NAME, hub:NAME or module:function.")],
+    source: Annotated[str,
+    typer.Argument(help="folder:DIR, parquet:DIR, torchvision:NAME, hub:NAME or module:function.")],
     name: Annotated[str | None, typer.Option("--name", help="Its name; after the source where left out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file; NAME.yaml here where left out.")] = None,
 ) -> None:
     "Look at images of one's own and write a testbed for them, a YAML file to be read and changed."
     path = write_testbed(source, out, name)
-    print(f"{path}\nread it, change it, and see what a study would do on it:\nsynthnb plan {study_names()[0]} --on {shlex.quote(str(path))}")
+    print(f"{path}\nread it, change it, and see what a study would do on it:\nsynthnb plan {study_names()[0]} --on "
+        f"{shlex.quote(str(path))}")
 
 @testbed_app.callback()
 def _testbeds() -> None:
@@ -207,7 +237,8 @@ def _testbeds() -> None:
 @app.command("cluster")
 def cluster_command(
     system: Annotated[str, typer.Argument(help=f"The batch system: {', '.join(SYSTEMS)}.")],
-    scheduler: Annotated[str, typer.Option("--scheduler", help="Where the Dask scheduler will run: tcp://HOST:PORT.", metavar="ADDRESS")],
+    scheduler: Annotated[str,
+    typer.Option("--scheduler", help="Where the Dask scheduler will run: tcp://HOST:PORT.", metavar="ADDRESS")],
     workers: Annotated[int, typer.Option("--workers", min=1, help="Jobs, one worker each.")] = 1,
     gpus: Annotated[int, typer.Option("--gpus", min=0, max=1, help="GPUs of each worker.")] = 0,
     memory: Annotated[str, typer.Option("--memory", help="Of each job.")] = "16GB",
@@ -231,13 +262,17 @@ def glyph_command() -> None:
     print(f"written: {GLYPH}")
 
 @app.command("gc")
-def gc_command(delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False) -> None:
+def gc_command(
+    delete: Annotated[bool,
+    typer.Option("--delete", help="Delete them; without it they are only listed.")] = False) -> None:
     "List, or delete, the artefacts that no remembered run needs."
     store = Store()
     keys, left = unneeded_artefacts(store), leftovers(store)
     sizes = {key: store.bytes(key) for key in keys}
     for key in keys: print(f"{key}  {sizes[key] / 1e6:.2f} MB")
-    for folder in left: print(f"{folder.relative_to(store.root)}  left behind by a process that was killed, or a checkpoint that no remembered run needs")
+    for folder in left:
+        print(f"{folder.relative_to(store.root)}  left behind by a process that was killed, or a checkpoint that no "
+            f"remembered run needs")
     if delete:
         for key in keys: store.discard(key)
         for folder in left: shutil.rmtree(folder)

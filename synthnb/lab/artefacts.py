@@ -84,7 +84,8 @@ def images_per_class(
 ) -> int:  # images a class
     "A multiple of the base set as a whole number of images a class; never rounded silently."
     n = multiple * base
-    if abs(n - round(n)) > 1e-9: raise BadInput(f"{what} = {multiple:g} of base = {base} is {n:g} images a class: choose a multiple of 1/{base}")
+    if abs(n - round(n)) > 1e-9:
+        raise BadInput(f"{what} = {multiple:g} of base = {base} is {n:g} images a class: choose a multiple of 1/{base}")
     return round(n)
 
 class World(NamedTuple):
@@ -104,7 +105,8 @@ def _image_counts(
 ) -> tuple[int, int]:  # real and synthetic images a class; BadInput for what cannot be
     "How many images of each class an arm trains on."
     look, recipe, share = world.shape, setting.recipe, setting.mix.real_share
-    real, synthetic = images_per_class(setting.mix.real, setting.base, "mix.real"), images_per_class(setting.mix.synthetic, setting.base, "mix.synthetic")
+    real, synthetic = (images_per_class(setting.mix.real, setting.base, "mix.real"),
+        images_per_class(setting.mix.synthetic, setting.base, "mix.synthetic"))
     scarce = min(look.train)
     if real > scarce:
         about = f"class {look.names[look.train.index(scarce)]!r} has only {scarce} training images"
@@ -136,7 +138,8 @@ def artefacts(
 ) -> dict[str, Artefact]:  # name -> artefact, inputs before what needs them; shards are shard/0, shard/1, ..., their scores scores/0, ...
     "Unroll one arm and seed into the list of what it needs."
     (dataset, look), (real, synthetic) = world, _image_counts(setting, world)
-    judged = {"judge": setting.judge.model_dump(mode="json"), "fused": setting.judge.fuses(look.size)} | _device_spec(setting)
+    judged = ({"judge": setting.judge.model_dump(mode="json"), "fused": setting.judge.fuses(look.size)}
+        | _device_spec(setting))
     judge = Artefact("judge", judged, {"dataset": (dataset,)})
     splits = Artefact("splits", {}, {"dataset": (dataset,)}, setting.seed_of("subset", seed))
     found = {"dataset": dataset, "judge": judge, "splits": splits}
@@ -148,15 +151,19 @@ def artefacts(
     features = _feature_artefacts(setting, shards)
     found |= {f"features/{i}": seen for i, seen in enumerate(features)}
     inputs = {"dataset": (dataset,), "splits": (splits,), "shards": shards}
-    if chosen and shards: inputs["scores"] = tuple(_score_artefact(setting, chosen, shard, dataset, splits) for shard in shards)
+    if chosen and shards:
+        inputs["scores"] = tuple(_score_artefact(setting, chosen, shard, dataset, splits) for shard in shards)
     found |= {f"scores/{i}": scores for i, scores in enumerate(inputs.get("scores", ()))}
-    spec = _training_spec(setting, look) | {"mix": {"real": real, "synthetic": synthetic, "real_share": setting.mix.real_share}}
+    spec = (_training_spec(setting, look)
+        | {"mix": {"real": real, "synthetic": synthetic, "real_share": setting.mix.real_share}})
     if "scores" in inputs: spec["filter"] = _filter_spec(chosen, candidates)
     found["weights"] = Artefact("weights", spec, inputs, setting.seed_of("training", seed))
-    found["rows"] = Artefact("rows", _device_spec(setting), inputs | ({"features": features} if features else {}) | {"judge": (judge,), "weights": (found["weights"],)})
+    found["rows"] = Artefact("rows", _device_spec(setting), inputs | ({"features": features} if features else {})
+        | {"judge": (judge,), "weights": (found["weights"],)})
     return found
 
-_INPUT_NAMES = {"captions": "captions", "perturbed": "perturbed", "generator": "generator", "scores": "sources"}  # what a shard is made from, beside real images
+# what a shard is made from, beside real images
+_INPUT_NAMES = {"captions": "captions", "perturbed": "perturbed", "generator": "generator", "scores": "sources"}
 
 def _filter_spec(
     chosen: Filter,  # an arm's
@@ -164,7 +171,8 @@ def _filter_spec(
 ) -> dict[str, Any]:
     "What decides which images a filter keeps, beside their scores."
     spec = {"keep": chosen.keep, "rule": chosen.rule, "candidates": candidates}
-    return spec | ({"options": chosen.rule_options} | _code_spec(chosen.rule, chosen.rule_options) if is_plugin(chosen.rule) else {})
+    return spec | ({"options": chosen.rule_options} | _code_spec(chosen.rule, chosen.rule_options)
+        if is_plugin(chosen.rule) else {})
 
 def _training_spec(
     setting: Setting,  # one arm's options
@@ -189,16 +197,19 @@ def _shard_artefacts(
                        "allowed for these classes: internal, text2img, img2img, folder, noise, own")
     known, place = _external_inputs(setting, world, n // world.shape.classes)
     worded = _caption_artefacts(setting, seed, world.dataset, splits)
-    asked = made.model_dump(mode="json", exclude={made.external_option}) | {name: {} for name in SEPARATE_ARTEFACTS if getattr(made, name, None)}
+    asked = (made.model_dump(mode="json", exclude={made.external_option})
+        | {name: {} for name in SEPARATE_ARTEFACTS if getattr(made, name, None)})
     spec = {"generator": asked} | known | _device_spec(setting)
     inputs = {"dataset": (world.dataset,)}
-    if made.trained: inputs["generator"] = (_generator_artefact(setting, seed, spec, world.dataset, splits, worded, place),)
+    if made.trained:
+        inputs["generator"] = (_generator_artefact(setting, seed, spec, world.dataset, splits, worded, place),)
     if isinstance(made, Own): spec |= _code_spec(made.function, made.options)
     if made.sees_real or worded:
         spec |= {"base": setting.base}
         inputs |= {"splits": (splits,)} | {a.kind: (a,) for a in worded[-1:]}
     if isinstance(made, Img2Img): inputs |= _source_scores(setting, made, world.dataset, splits)
-    return tuple(Artefact("shard", spec | {"shard": i}, inputs, setting.seed_of("pool", seed), place) for i in range(shard_count(n, made.shard)))
+    return tuple(Artefact("shard", spec | {"shard": i}, inputs, setting.seed_of("pool", seed), place)
+        for i in range(shard_count(n, made.shard)))
 
 SEPARATE_ARTEFACTS = ("lora", "captions")  # options that make artefacts of their own, whose keys enter instead
 
@@ -213,7 +224,8 @@ def _external_inputs(
     if not isinstance(made, Text2Img): return {}, ""
     check_scheduler(made.scheduler)
     if made.precision != "fp32" and setting.device != "cuda":
-        raise BadInput(f"generator.precision = {made.precision} needs a GPU: set device=cuda, or generator.precision=fp32")
+        raise BadInput(
+            f"generator.precision = {made.precision} needs a GPU: set device=cuda, or generator.precision=fp32")
     return _model_spec(made.model, made.revision)
 
 def _model_spec(
@@ -238,7 +250,8 @@ def _generator_artefact(
     made, spec, inputs = setting.generator, shard, {"dataset": (dataset,), "splits": (splits,)}
     if isinstance(made, Text2Img):
         template = made.lora.prompt or made.prompt
-        spec = {"lora": made.lora.model_dump(mode="json"), "prompt": template, "size": made.size, "precision": made.precision, "known": shard["known"]}
+        spec = {"lora": made.lora.model_dump(mode="json"), "prompt": template, "size": made.size,
+            "precision": made.precision, "known": shard["known"]}
         spec |= _device_spec(setting)
         if "{caption}" in template: inputs |= {"captions": (worded[0],)}
     return Artefact("generator", spec | {"base": setting.base}, inputs, setting.seed_of("generator", seed), place)
@@ -257,7 +270,8 @@ def _caption_artefacts(
     captions = Artefact("captions", spec, {"dataset": (dataset,)}, place=place)
     if said.perturb is None: return [captions]
     known, place = _captioner_spec(setting, said.perturb)
-    spec = {"perturb": said.perturb.model_dump(mode="json", exclude={"by", "revision"}), "attributes": spec["captions"]["attributes"], "base": setting.base}
+    spec = {"perturb": said.perturb.model_dump(mode="json", exclude={"by", "revision"}),
+        "attributes": spec["captions"]["attributes"], "base": setting.base}
     inputs = {"dataset": (dataset,), "splits": (splits,), "captions": (captions,)}
     return [captions, Artefact("perturbed", spec | known, inputs, setting.seed_of("pool", seed), place)]
 
@@ -269,7 +283,8 @@ def _captioner_spec(
     known, (by, _, model) = captioner_identity(said, setting.encoder), said.by.partition(":")
     if is_plugin(said.by): return {"by": said.by, "known": known}, ""
     if by == "clip": model = setting.encoder.model
-    return {"by": by, "known": known} | (_device_spec(setting) if model else {}), str(local_folder(model) or model) if model else ""
+    return {"by": by, "known": known} | (_device_spec(setting) if model else {}), str(local_folder(model)
+        or model) if model else ""
 
 def _encoder_spec(
     setting: Setting,  # one arm's options, with an encoder
@@ -295,7 +310,8 @@ def _score_spec(
     options: dict[str, Any],  # what it is called with
 ) -> dict[str, Any]:
     "What decides scores, beside the images."
-    return {"score": score, "options": options, "base": setting.base} | _code_spec(score, options) | _device_spec(setting)
+    return ({"score": score, "options": options, "base": setting.base} | _code_spec(score, options)
+        | _device_spec(setting))
 
 def _feature_artefacts(
     setting: Setting,  # one arm's options
@@ -304,7 +320,8 @@ def _feature_artefacts(
     "What CLIP sees in a pool, computed once for all arms that use it: diversity is measured there."
     if setting.encoder is None: return ()
     known, place = _encoder_spec(setting)
-    return tuple(Artefact("features", known | _device_spec(setting), {"shard": (shard,)}, place=place) for shard in shards)
+    return tuple(Artefact("features", known | _device_spec(setting), {"shard": (shard,)}, place=place)
+        for shard in shards)
 
 def _score_artefact(
     setting: Setting,  # one arm's options
@@ -314,6 +331,7 @@ def _score_artefact(
     splits: Artefact,  # gives the base set, which a score may compare with
 ) -> Artefact:
     "The scores of one shard: like the shard, they know of no larger pool, so that arms with other shares and rules use the same ones."
-    if chosen.score == "random": return Artefact("scores", {"score": "random", "shard": shard.spec["shard"]}, {"shard": (shard,)}, shard.seed)
+    if chosen.score == "random":
+        return Artefact("scores", {"score": "random", "shard": shard.spec["shard"]}, {"shard": (shard,)}, shard.seed)
     spec = _score_spec(setting, chosen.score, chosen.options) | {"shard": shard.spec["shard"]}
     return Artefact("scores", spec, {"shard": (shard,), "dataset": (dataset,), "splits": (splits,)}, shard.seed)

@@ -41,7 +41,8 @@ class Cell:
     seeds: tuple[int, ...]  # which seeds
     store: Store  # where artefacts are
 
-    def __repr__(self) -> str: return f"Cell({self.arm!r} of {self.study} on {self.testbed}, seeds {', '.join(map(str, self.seeds))})"
+    def __repr__(self) -> str:
+        return f"Cell({self.arm!r} of {self.study} on {self.testbed}, seeds {', '.join(map(str, self.seeds))})"
 
     @cached_property
     def _lists(self) -> dict[int, dict[str, Artefact]]:  # seed -> name -> artefact
@@ -62,7 +63,8 @@ class Cell:
     def notebook(self) -> Path:  # there once it was executed
         "Where the executed notebook of this cell lies."
         slug = re.sub(r"[^a-z0-9]+", "-", self.arm.lower()).strip("-")
-        return self.store.root / "notebooks" / self.testbed / self.study / f"{slug}-{digest([self.arm, self.setting])[:6]}.ipynb"
+        return (self.store.root / "notebooks" / self.testbed / self.study
+            / f"{slug}-{digest([self.arm, self.setting])[:6]}.ipynb")
 
     def options(self) -> "pd.DataFrame":  # option, value
         "Every option of this arm."
@@ -92,7 +94,9 @@ class Cell:
         columns = [*keys, "seed", "step", "slice", "metric", "value", "n"]
         done = [seed for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
         for seed in done:
-            if seed not in self._read: self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"].assign(**keys, seed=seed)[columns]
+            if seed not in self._read:
+                self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"].assign(**keys,
+                    seed=seed)[columns]
         parts = [self._read[seed] for seed in done]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -155,13 +159,16 @@ class Cell:
     def table(self) -> "pd.DataFrame":  # one row a seed: test top1, top2, disparity; val and train top1; gap
         "The final numbers of each finished seed."
         rows = self.results()
-        rows = rows[rows.slice.isin(["test", "val", "train"])].sort_values("step").drop_duplicates(["seed", "slice", "metric"], keep="last")
-        return rows.assign(what=rows.slice + " " + rows.metric).pivot(index="seed", columns="what", values="value").rename_axis(columns=None)
+        rows = rows[rows.slice.isin(["test", "val", "train"])].sort_values("step").drop_duplicates(
+            ["seed", "slice", "metric"], keep="last")
+        return rows.assign(what=rows.slice + " " + rows.metric).pivot(index="seed", columns="what",
+            values="value").rename_axis(columns=None)
 
     def mix(self) -> "pd.DataFrame":  # one row a seed: what was asked for and what was drawn
         "The composition of the training, as it was realised."
         rows = self.results()
-        return rows[rows.slice == "batch"].pivot(index="seed", columns="metric", values="value").rename_axis(columns=None)
+        return rows[rows.slice == "batch"].pivot(index="seed", columns="metric",
+            values="value").rename_axis(columns=None)
 
     def show_real(
         self,
@@ -186,7 +193,8 @@ class Cell:
             return
         pool = self.pool(seed)
         shown = resize(pool.x[:60], min(pool.x.shape[-1], 96))
-        show_images(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.", zoom=_zoom(shown))
+        show_images(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.",
+            zoom=_zoom(shown))
         display(pool.provenance.head(5))
 
     def show_captions(
@@ -202,9 +210,12 @@ class Cell:
             return
         told, dataset = self.captions(seed), load_dataset(self.artefacts(seed)["dataset"], self.store)
         first = told.image.drop_duplicates()[:10]
-        show_images(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10, zoom=_zoom(dataset.x))
+        show_images(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10,
+            zoom=_zoom(dataset.x))
         display(told[told.image.isin(first)])
-        if "how" in told: print(f"{(told.how == 'fallback').sum()} of {len(told)} perturbed captions were given up for the original one")
+        if "how" in told:
+            print(f"{(told.how == 'fallback').sum()} of {len(told)} perturbed captions were given up for the "
+                f"original one")
 
     def show_scores(
         self,
@@ -222,13 +233,17 @@ class Cell:
         figure = Figure((5, 2), layout="constrained")
         axes = figure.subplots()
         axes.hist(scores, bins=40, color="#999933", label="candidates")
-        axes.hist(self.pool(seed).provenance.filter_score, bins=40, range=(scores.min(), scores.max()), color="#4477aa", label="used")
+        axes.hist(self.pool(seed).provenance.filter_score, bins=40, range=(scores.min(), scores.max()),
+            color="#4477aa", label="used")
         axes.set(xlabel=self.setting.filter.score, ylabel="images")
         axes.legend()
-        _display_figure(figure, f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
+        _display_figure(figure,
+            f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
         order = scores.argsort(kind="stable")
-        show_images(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.", zoom=_zoom(pool.x))
-        show_images(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.", zoom=_zoom(pool.x))
+        show_images(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.",
+            zoom=_zoom(pool.x))
+        show_images(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.",
+            zoom=_zoom(pool.x))
 
     def show_curves(self) -> None:
         "Display the learning curves: accuracy on train and val, a thin line a seed and the mean."
@@ -238,7 +253,8 @@ class Cell:
         rows = rows[(rows.metric == "top1") & rows.slice.isin(["train", "val"])]
         figure = Figure((5, 2.8), layout="constrained")
         axes = figure.subplots()
-        look = {"x": "step", "y": "value", "hue": "slice", "style": "slice", "palette": {"train": "#999933", "val": "#4477aa"}, "ax": axes}
+        look = {"x": "step", "y": "value", "hue": "slice", "style": "slice",
+            "palette": {"train": "#999933", "val": "#4477aa"}, "ax": axes}
         sns.lineplot(rows, units="seed", estimator=None, linewidth=0.6, alpha=0.5, legend=False, **look)
         sns.lineplot(rows, errorbar=None, linewidth=2, **look)
         axes.set(ylabel="top-1", ylim=(0, 1.02), xlim=(0, None))

@@ -59,9 +59,11 @@ def ensure(
 ) -> None:  # raises what a stage raised
     "Make those of the wanted artefacts that are not there."
     todo = {a.key: a for a in wanted if suspect or not store.has(a.key)}
-    needed = {a.key: a for artefact in todo.values() for group in artefact.inputs.values() for a in group if not store.has(a.key)}
+    needed = {a.key: a for artefact in todo.values() for group in artefact.inputs.values() for a in group
+        if not store.has(a.key)}
     for artefact in needed.values(): ensure([artefact], store)
-    together = [list(todo.values())] if all(a.kind == "weights" for a in todo.values()) else [[a] for a in todo.values()]
+    together = ([list(todo.values())] if all(a.kind == "weights" for a in todo.values())
+        else [[a] for a in todo.values()])
     for group in together:
         with locked(store, [a.key for a in group]):
             lacking = [a for a in group if not _is_intact(a, store)]
@@ -92,7 +94,8 @@ def _make_group(
     except Exception as e:
         for artefact in todo: record_failure(artefact, store, e)
         raise
-    cost = {"seconds": (time.perf_counter() - start) / len(todo), "cpu_seconds": (time.process_time() - cpu) / len(todo)}
+    cost = {"seconds": (time.perf_counter() - start) / len(todo),
+        "cpu_seconds": (time.process_time() - cpu) / len(todo)}
     for artefact, content in zip(todo, made, strict=True): _publish(artefact, content, cost, store)
 
 def _device_context(
@@ -154,7 +157,8 @@ def load_dataset(
     "A data set from the store."
     from synthnb.data.datasets import Dataset
     parts = fetch(artefact, store)
-    return Dataset(x=parts["x"], y=parts["y"], classes=tuple(parts["classes"]), split=parts["split"], attributes=parts.get("attributes"))
+    return Dataset(x=parts["x"], y=parts["y"], classes=tuple(parts["classes"]), split=parts["split"],
+        attributes=parts.get("attributes"))
 
 def load_pool(
     shards: Sequence[Artefact],  # of kind shard, in order
@@ -189,16 +193,19 @@ def resolve_dataset(
 ) -> World:  # BadInput where there is no such data set, or something is wrong with its images
     "A data set as a plan sees it. Images from outside are read when they are first named, so that what is wrong with them is said before anything runs."
     if isinstance(dataset, str): return embedded_world(dataset)
-    spec = {"images": dataset.model_dump(mode="json", exclude={"source", "expect"}), "identity": source_identity(dataset, store.root / HASH_CACHE)}
+    spec = {"images": dataset.model_dump(mode="json", exclude={"source", "expect"}),
+        "identity": source_identity(dataset, store.root / HASH_CACHE)}
     artefact = Artefact("dataset", spec, place=dataset.source)
     remote = spec["identity"]["kind"] in ("torchvision", "hub") and "sha256" not in spec["identity"]
-    if planning and remote and dataset.expect and not store.has(artefact.key): return World(artefact, _expected_shape(dataset))
+    if planning and remote and dataset.expect and not store.has(artefact.key):
+        return World(artefact, _expected_shape(dataset))
     if not store.has(artefact.key):
         start, cpu = time.perf_counter(), time.process_time()
         made = make_dataset([artefact], store)[0]
         for note in made["notes"]: print(f"{dataset.source}: {note}", file=sys.stderr)
         with locked(store, [artefact.key]):
-            _publish(artefact, made, {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}, store)
+            _publish(artefact, made,
+                {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}, store)
     known = fetch(artefact, store, "shape")["shape"]
     return World(artefact, Shape(tuple(known["names"]), known["channels"], known["size"], tuple(known["train"])))
 
@@ -229,7 +236,8 @@ def make_captions(
     train, known = dataset.part("train"), captions.spec["known"]
     spec = Captions(**_captioner_options(captions) | captions.spec["captions"])
     encoder = Encoder(model=captions.place, revision=known.get("revision")) if spec.by == "clip" else None
-    said = caption_images(spec, dataset.x[train], dataset.y[train], classes=dataset.classes, known=known, encoder=encoder)
+    said = caption_images(spec, dataset.x[train], dataset.y[train], classes=dataset.classes, known=known,
+        encoder=encoder)
     return [{"captions": said.assign(image=train)[["image", "caption", "raw"]]}]
 
 def make_perturbed(
@@ -241,7 +249,8 @@ def make_perturbed(
     new, spec = todo[0], todo[0].spec
     dataset, base = _base_set(new, spec["base"], store)
     said = [texts[0] for texts in _base_captions(new, base, store)]
-    asked, about = Perturb(**_captioner_options(new) | spec["perturb"]), {"known": spec["known"], "seed": new.seed, "attributes": spec["attributes"]}
+    asked, about = (Perturb(**_captioner_options(new) | spec["perturb"]),
+        {"known": spec["known"], "seed": new.seed, "attributes": spec["attributes"]})
     made = perturb_captions(asked, said, dataset.y[base], classes=dataset.classes, **about)
     return [{"captions": made.assign(image=base[made.source])[["image", "variant", "caption", "raw", "how"]]}]
 
@@ -277,7 +286,8 @@ def _adapt(
     from synthnb.generate.lora import fit_adapter
     from synthnb.generate.pipelines import build_prompts
     spec = generator.spec
-    how = {name: spec[name] for name in ("prompt", "size", "precision", "lora")} | {"captions": Captions() if said else None}
+    how = ({name: spec[name] for name in ("prompt", "size", "precision", "lora")}
+        | {"captions": Captions() if said else None})
     asked = Text2Img(model=generator.place, revision=spec["known"].get("revision"), **how)
     prompts = build_prompts(asked, y, classes, [texts[0] for texts in said] if said else None)
     return fit_adapter(asked, x, y, prompts, generator.seed, folder, known=spec["known"])
@@ -305,14 +315,17 @@ def make_shard(
     spec, sample = GENERATORS[options["kind"]]
     start = number * options["shard"]
     y = pool_labels(start, options["shard"], len(dataset.classes))
-    offered = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1], "seed": shard.seed, "start": start}
+    offered = {"classes": dataset.classes, "channels": dataset.x.shape[1], "size": dataset.x.shape[-1],
+        "seed": shard.seed, "start": start}
     offered |= {name: shard.spec[name] for name in ("known", "code") if name in shard.spec}
     if "generator" in inputs: offered |= _learnt_weights(inputs["generator"][0], store)
-    if "splits" in inputs: offered |= (real := _base_images(shard, store)) | {"captions": _base_captions(shard, real["real_index"], store)}
+    if "splits" in inputs:
+        offered |= (real := _base_images(shard, store)) | {"captions": _base_captions(shard, real["real_index"], store)}
     if "sources" in inputs: offered |= fetch(inputs["sources"][0], store)
     asked = spec(**options | ({spec.external_option: shard.place} if spec.external_option else {}))
     module, function = sample.split(":")
-    x, provenance = plugins.call_with(getattr(importlib.import_module(module), function), asked, y, shard_rng(shard.seed, number), offered=offered, options={})
+    x, provenance = plugins.call_with(getattr(importlib.import_module(module), function), asked, y,
+        shard_rng(shard.seed, number), offered=offered, options={})
     return [{"x": x, "y": y[:len(x)], "provenance": provenance}]  # a folder may end before a shard does
 
 def _learnt_weights(
@@ -321,7 +334,8 @@ def _learnt_weights(
 ) -> dict[str, dict[str, np.ndarray]]:  # `weights` of an internal generator, or an `adapter`
     "What a generator has learnt."
     parts = fetch(generator, store)
-    return {"adapter": parts["pytorch_lora_weights"]} if "pytorch_lora_weights" in parts else {"weights": parts["weights"]}
+    return ({"adapter": parts["pytorch_lora_weights"]} if "pytorch_lora_weights" in parts
+        else {"weights": parts["weights"]})
 
 GENERATORS = {  # kind -> spec, and the function that samples: module:function
     "render": (Render, "synthnb.generate.render:sample"),
@@ -340,7 +354,8 @@ def make_features(
     "What CLIP sees in a shard."
     from synthnb.generate.encoders import image_features, load_clip
     features = todo[0]
-    held = load_clip(Encoder(model=features.place, revision=features.spec["known"].get("revision")), features.spec["known"])
+    held = load_clip(Encoder(model=features.place, revision=features.spec["known"].get("revision")),
+        features.spec["known"])
     return [{"features": image_features(held, fetch(features.inputs["shard"][0], store, "x")["x"])}]
 
 def make_scores(
@@ -350,7 +365,8 @@ def make_scores(
     "Score the images of a shard, or, without one, of the real base set."
     scores, spec = todo[0], todo[0].spec
     draw = rng("score", spec["score"], scores.seed, step=spec.get("shard", 0))
-    if spec["score"] == "random": return [{"scores": random_scores(len(fetch(scores.inputs["shard"][0], store, "y")["y"]), draw)}]
+    if spec["score"] == "random":
+        return [{"scores": random_scores(len(fetch(scores.inputs["shard"][0], store, "y")["y"]), draw)}]
     real = {name: part for name, part in _base_images(scores, store).items() if name != "real_index"}
     x, y = (fetch(scores.inputs["shard"][0], store, "x", "y") if "shard" in scores.inputs else real).values()
     offered = real | {"classes": load_dataset(scores.inputs["dataset"][0], store).classes, "rng": draw}
@@ -367,7 +383,8 @@ def make_judge(
     origin = judge.inputs["dataset"][0]
     dataset = load_dataset(origin, store)
     train = dataset.part("train")
-    x, y = training_views(origin.spec["name"], spec.views) if "name" in origin.spec else (dataset.x[train], dataset.y[train])
+    x, y = (training_views(origin.spec["name"], spec.views) if "name" in origin.spec
+        else (dataset.x[train], dataset.y[train]))
     return [fit_judge(spec, dataset, x, y, store.partial(judge.key))]
 
 def training_set(
@@ -400,7 +417,8 @@ def _kept_indices(
     classes: Sequence[str],  # class names
 ) -> np.ndarray:  # positions in the pool
     "What a filter leaves."
-    return first_kept_per_class(_filter_mask(weights.spec["filter"], pool.provenance["filter_score"].to_numpy(), pool.y), pool.y, n, classes)
+    return first_kept_per_class(
+        _filter_mask(weights.spec["filter"], pool.provenance["filter_score"].to_numpy(), pool.y), pool.y, n, classes)
 
 def _diversity(
     rows: Artefact,  # of kind rows, with features among its inputs
@@ -412,9 +430,11 @@ def _diversity(
     from synthnb.learn.diversity import class_diversity
     weights = rows.inputs["weights"][0]
     features = np.concatenate([fetch(a, store)["features"] for a in rows.inputs["features"]])
-    kept = _kept_indices(weights, scored_pool(weights, classes, store), weights.spec["mix"]["synthetic"], classes) if "filter" in weights.spec else slice(len(y))
+    kept = (_kept_indices(weights, scored_pool(weights, classes, store), weights.spec["mix"]["synthetic"], classes)
+        if "filter" in weights.spec else slice(len(y)))
     found = class_diversity(features[kept], y)
-    return [("pool", "vendi", found["vendi"], len(y)), ("pool", "clip_distance", found["distance"], len(y))] if found else []
+    return ([("pool", "vendi", found["vendi"], len(y)), ("pool", "clip_distance", found["distance"], len(y))] if found
+        else [])
 
 def scored_pool(
     weights: Artefact,  # of kind weights, with scores among its inputs
@@ -434,7 +454,8 @@ def _filter_mask(
     "What the filter's rule keeps."
     if chosen["rule"] == "best": return keep_best(scores, y, chosen["keep"])
     rule = plugins.load(chosen["rule"], chosen["code"])
-    return check_mask(plugins.call_with(rule, scores, y, offered={"keep": chosen["keep"]}, options=chosen["options"]), len(y), chosen["rule"])
+    return check_mask(plugins.call_with(rule, scores, y, offered={"keep": chosen["keep"]}, options=chosen["options"]),
+        len(y), chosen["rule"])
 
 def make_weights(
     todo: list[Artefact],  # of kind weights: seeds of one arm, which train together
@@ -445,18 +466,21 @@ def make_weights(
     from synthnb.learn.task import TASKS
     from synthnb.learn.train import train_classifiers
     recipe, share = Recipe(**todo[0].spec["recipe"]), todo[0].spec["mix"]["real_share"]
-    if "code" in todo[0].spec: plugins.load(recipe.model, todo[0].spec["code"])  # refuses a file that has changed since the plan
+    # refuses a file that has changed since the plan
+    if "code" in todo[0].spec: plugins.load(recipe.model, todo[0].spec["code"])
     x, y, synthetic = zip(*(training_set(a, store) for a in todo), strict=True)
     real, made_up = int((~synthetic[0]).sum()), int(synthetic[0].sum())
     index = [batch_indices(real, made_up, share, recipe.batch, recipe.steps, rng("batches", a.seed)) for a in todo]
     dataset = load_dataset(todo[0].inputs["dataset"][0], store)
     val = dataset.part("val")
-    probes = [{"val": (dataset.x[val], dataset.y[val])} | ({"train": (a[~s], b[~s])} if real else {}) for a, b, s in zip(x, y, synthetic, strict=True)]
+    probes = [{"val": (dataset.x[val], dataset.y[val])} | ({"train": (a[~s], b[~s])} if real else {})
+        for a, b, s in zip(x, y, synthetic, strict=True)]
     folders = [store.partial(a.key) for a in todo]
     seeds, task = [a.seed for a in todo], TASKS[todo[0].spec["task"]]
     made = train_classifiers(list(x), list(y), index, recipe, seeds, dataset.classes, task, probes, folders)
     parts = [{name: one[name] for name in ("weights", "curve", "log")} for one in made]
-    return [part | {"batches": realised_composition(i, real, made_up, share)} for part, i in zip(parts, index, strict=True)]
+    return [part | {"batches": realised_composition(i, real, made_up, share)}
+        for part, i in zip(parts, index, strict=True)]
 
 def make_rows(
     todo: list[Artefact],  # one of kind rows
@@ -471,7 +495,8 @@ def make_rows(
     trained, task = fetch(weights, store), TASKS[weights.spec["task"]]
     x, y, synthetic = training_set(weights, store)
     parts = {name: (dataset.x[dataset.part(name)], dataset.y[dataset.part(name)]) for name in ("test", "val")}
-    parts |= {name: (x[which], y[which]) for name, which in (("train", ~synthetic), ("synthetic", synthetic)) if which.any()}
+    parts |= {name: (x[which], y[which]) for name, which in (("train", ~synthetic), ("synthetic", synthetic))
+        if which.any()}
     recipe = Recipe(**weights.spec["recipe"])
     model = restore_model(recipe, dataset.x.shape[1], dataset.x.shape[-1], len(dataset.classes), [trained["weights"]])
     logits = {name: task.predict(model, [images])[0] for name, (images, _) in parts.items()}
@@ -481,7 +506,8 @@ def make_rows(
     said = pool_quality(Judge(**judge.spec["judge"]), fetch(judge, store), dataset, x[synthetic], y[synthetic])
     if "features" in rows.inputs: said += _diversity(rows, y[synthetic], dataset.classes, store)
     rest = said + [("batch", name, value, len(y)) for name, value in trained["batches"].items()]
-    rest = [{"step": recipe.steps, "slice": slice, "metric": metric, "value": float(value), "n": n} for slice, metric, value, n in rest]
+    rest = [{"step": recipe.steps, "slice": slice, "metric": metric, "value": float(value), "n": n}
+        for slice, metric, value, n in rest]
     return [{"rows": _join_rows([curve, found], rest), "test": logits["test"]}]
 
 def _join_rows(
@@ -494,6 +520,8 @@ def _join_rows(
     return rows[["step", "slice", "metric", "value", "n"]].astype({"step": "int64", "value": "float64", "n": "int64"})
 
 MAKERS: dict[str, Callable[[list[Artefact], Store], list[dict]]] = {  # kind -> how it is made
-    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "captions": make_captions, "perturbed": make_perturbed,
-    "generator": make_generator, "shard": make_shard, "features": make_features, "scores": make_scores, "weights": make_weights, "rows": make_rows,
+    "dataset": make_dataset, "splits": make_splits, "judge": make_judge, "captions": make_captions,
+    "perturbed": make_perturbed,
+    "generator": make_generator, "shard": make_shard, "features": make_features, "scores": make_scores,
+    "weights": make_weights, "rows": make_rows,
 }

@@ -47,7 +47,8 @@ def format_summary(
 def _check_finite(name: str, values: Seeds) -> None:
     "Refuse a value that is not a number, by the name given: a failed seed is absent, never nan."
     bad = [seed for seed, value in values.items() if value is None or not isfinite(value)]
-    if bad: raise BadInput(f"{name}: seed {bad[0]} has the value {values[bad[0]]}; leave out a seed that was not measured")
+    if bad:
+        raise BadInput(f"{name}: seed {bad[0]} has the value {values[bad[0]]}; leave out a seed that was not measured")
 
 # %% ../../nbs/lab/03_statistics.ipynb #c0bace9e
 def holm(
@@ -102,8 +103,11 @@ class Comparison:
         "Share of sign patterns whose mean is at least as far from zero (scipy's permutation test)."
         if self.n < 2: return None
         from scipy.stats import permutation_test
-        def mean(x, axis=-1): return np.round(np.mean(x, axis=axis) / (np.abs(self.differences).max() or 1), 12)  # equal sums stay equal in any order
-        return float(permutation_test((np.array(self.differences),), mean, permutation_type="samples", n_resamples=99_999, rng=rng("sign flip")).pvalue)
+        # equal sums stay equal in any order
+        def mean(x, axis=-1): return np.round(np.mean(x, axis=axis) / (np.abs(self.differences).max() or 1), 12)
+        return float(
+            permutation_test((np.array(self.differences),), mean, permutation_type="samples", n_resamples=99_999,
+            rng=rng("sign flip")).pvalue)
 
 def _paired_differences(values: Mapping[str, Seeds], arm: str, reference: str) -> dict:  # the facts of a Comparison, before any judgement
     "Differences within the seeds that both arms have, and the two-sided p of the paired t test where there is one."
@@ -113,16 +117,19 @@ def _paired_differences(values: Mapping[str, Seeds], arm: str, reference: str) -
     rounding = 1e-12 * max((abs(v) for s in seeds for v in (a[s], b[s])), default=0)
     if len(d) and np.ptp(d) <= rounding: d = np.full(len(d), d[0] if abs(d[0]) > rounding else 0.0)
     dropped = tuple((reference if s in a else arm, s) for s in sorted(a.keys() ^ b.keys()))
-    facts = dict(arm=arm, reference=reference, seeds=seeds, differences=tuple(d.tolist()), dropped=dropped, difference=float(d.mean()) if len(d) else None)
+    facts = dict(arm=arm, reference=reference, seeds=seeds, differences=tuple(d.tolist()), dropped=dropped,
+        difference=float(d.mean()) if len(d) else None)
     if len(d) < 2: return facts
     sd = float(d.std(ddof=1)) if np.ptp(d) else 0.0
-    return facts | dict(sd=sd, p=float(2 * special.stdtr(len(d) - 1, -abs(d.mean()) / (sd / sqrt(len(d))))) if sd else None if d[0] else 1.0)
+    return facts | dict(sd=sd, p=float(2 * special.stdtr(len(d) - 1, -abs(d.mean()) / (sd / sqrt(len(d))))) if sd
+        else None if d[0] else 1.0)
 
 def _verdict(pair: dict, p_holm: float, level: float) -> Comparison:
     "The verdict on one contrast (facts from `_paired_differences`): its interval's, at Holm's level."
     n, mean, sd = len(pair["seeds"]), pair["difference"], pair.get("sd")
     if pair.get("p") is None:
-        found = "no seed has a result of both" if n == 0 else "one shared seed" if n == 1 else f"the same difference on all {n} seeds"
+        found = ("no seed has a result of both" if n == 0 else "one shared seed" if n == 1
+            else f"the same difference on all {n} seeds")
         return Comparison(**pair, level=level, why=found + (" leaves no spread to judge by" if n else ""))
     if sd == 0: return Comparison(**pair, level=level, p_holm=p_holm, verdict="no difference shown")
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * sd / sqrt(n)
@@ -138,7 +145,8 @@ def compare(
     if not 0 < alpha < 1: raise BadInput(f"alpha is {alpha}; allowed: between 0 and 1")
     for pair in contrasts:
         if pair[0] == pair[1]: raise BadInput(f"contrast: {pair[0]!r} is held against itself; name two arms")
-        if list(contrasts).count(pair) > 1: raise BadInput(f"contrast: {pair[0]!r} against {pair[1]!r} is declared twice; once is enough")
+        if list(contrasts).count(pair) > 1:
+            raise BadInput(f"contrast: {pair[0]!r} against {pair[1]!r} is declared twice; once is enough")
     for arm, seeds in values.items(): _check_finite(f"arm {arm!r}", seeds)
     pairs = [_paired_differences(values, *c) for c in contrasts]
     adjusted, levels = holm([1.0 if pair.get("p") is None else pair["p"] for pair in pairs], alpha)
@@ -164,7 +172,8 @@ def format_p(
 def _dropped_seeds(c: Comparison) -> str:  # "" or " Left out: seed 3 (no result of real x2)."
     "The seeds that were not compared, and the arm that lacks them."
     lacking = {arm: [str(s) for a, s in c.dropped if a == arm] for arm, _ in c.dropped}
-    parts = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} (no result of {arm})" for arm, seeds in lacking.items()]
+    parts = [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} (no result of {arm})"
+        for arm, seeds in lacking.items()]
     return f" Left out: {'; '.join(parts)}." if parts else ""
 
 def comparison_sentence(
@@ -183,8 +192,13 @@ def comparison_sentence(
     while shown and places < 6 and not round(nearest, places): places += 1
     interval = f"{_format_number(scale * c.low, places)} to {_format_number(scale * c.high, places)}"
     evidence = f"({_format_level(c.level)} % interval {interval}, {seeds}, Holm p {format_p(c.p_holm)})"
-    if shown: return f"{c.arm} is {_format_number(scale * abs(c.difference), places)} {unit} {c.verdict} in {metric} than {c.reference} {evidence}{end}"
-    return f"{pair}, no difference shown: {size} {evidence}; these {seeds} could have shown {_format_number(scale * c.smallest)} {unit}{end}"
+    if shown:
+        return (
+            f"{c.arm} is {_format_number(scale * abs(c.difference), places)} {unit} {c.verdict} in {metric} than "
+            f"{c.reference} {evidence}{end}")
+    return (
+        f"{pair}, no difference shown: {size} {evidence}; these {seeds} could have shown "
+        f"{_format_number(scale * c.smallest)} {unit}{end}")
 
 # %% ../../nbs/lab/03_statistics.ipynb #91e24d1e
 def median_interval(
@@ -193,10 +207,12 @@ def median_interval(
 ) -> tuple[float, float, float, float]:  # median, low, high, exact coverage (ties: at least that; 0 for one value)
     "Median with its distribution-free interval: the narrowest pair of order statistics with this coverage, else the extremes."
     ordered, n = sorted(values), len(values)
-    coverage = 1 - 2 * special.bdtr(np.arange((n + 1) // 2), n, 0.5)  # of the pairs (1st, last), (2nd, last but one) ...
+    # of the pairs (1st, last), (2nd, last but one) ...
+    coverage = 1 - 2 * special.bdtr(np.arange((n + 1) // 2), n, 0.5)
     k = max(0, int((coverage >= level).sum()) - 1)
     left, right = ordered[(n - 1) // 2], ordered[n // 2]
-    median = (left + right) / 2 if isfinite(left) and isfinite(right) else left  # a midpoint to infinity says nothing: the lower of the two
+    # a midpoint to infinity says nothing: the lower of the two
+    median = (left + right) / 2 if isfinite(left) and isfinite(right) else left
     return median, ordered[k], ordered[n - 1 - k], float(coverage[k])
 
 @dataclass(frozen=True)
@@ -211,7 +227,8 @@ class Worth:
     high: float | None = None
     coverage: float | None = None  # its exact coverage
     n = property(lambda self: len(self.values))  # seeds
-    below = property(lambda self: sum(v == -inf for v in self.values.values()))  # seeds below the smallest real-only arm
+    # seeds below the smallest real-only arm
+    below = property(lambda self: sum(v == -inf for v in self.values.values()))
     above = property(lambda self: sum(v == inf for v in self.values.values()))  # seeds above the largest
 
 def extra_images(
@@ -234,8 +251,10 @@ def worth(
     "An arm's accuracy turned into extra real images, on each seed's own learning curve."
     scale = sorted(scale, key=lambda entry: entry[0])
     n = [size for size, _ in scale]
-    if len(n) < 2 or n[0] < 1 or len(set(n)) < len(n): raise BadInput(f"worth: the real-only arms have {n} images; allowed: two or more different sizes")
-    for name, seeds in [("the arm", arm), *((f"real-only arm of {size} images", seeds) for size, seeds in scale)]: _check_finite(f"worth: {name}", seeds)
+    if len(n) < 2 or n[0] < 1 or len(set(n)) < len(n):
+        raise BadInput(f"worth: the real-only arms have {n} images; allowed: two or more different sizes")
+    for name, seeds in [("the arm", arm), *((f"real-only arm of {size} images", seeds) for size, seeds in scale)]:
+        _check_finite(f"worth: {name}", seeds)
     has = [set(arm), *(set(seeds) for _, seeds in scale)]
     values = {s: extra_images(n, [seeds[s] for _, seeds in scale], arm[s]) for s in sorted(set.intersection(*has))}
     centre = median_interval(list(values.values()))[:4 if len(values) > 1 else 1] if values else ()
@@ -245,9 +264,12 @@ def worth_phrase(
     worth: Worth,  # what `worth` returned
 ) -> str:  # "worth 61 extra real images (median of 8 seeds; 99 % interval 35 to 120)"
     "Worth in real images as a phrase."
-    def images(x): return "less than none" if x == -inf else f"more than {worth.largest - worth.smallest}" if x == inf else f"{x:.0f}"
+    def images(x):
+        return ("less than none" if x == -inf else f"more than {worth.largest - worth.smallest}" if x == inf
+            else f"{x:.0f}")
     if not worth.n: return "worth in real images not measured: no seed has the arm and every real-only arm"
-    size = images(worth.median) + ("" if worth.median == -inf else " extra real image" if images(worth.median) == "1" else " extra real images")
+    size = images(worth.median) + ("" if worth.median == -inf else " extra real image" if images(worth.median) == "1"
+        else " extra real images")
     if worth.low is None: return f"worth {size} (one seed)"
     interval = f"{100 * worth.coverage:.0f} % interval {images(worth.low)} to {images(worth.high)}"
     if worth.low == worth.high and not isfinite(worth.low): interval = f"{images(worth.low)} on every one"

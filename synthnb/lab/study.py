@@ -52,7 +52,8 @@ def find_study(
 ) -> StudySpec:  # BadInput where there is none
     "A study by name or file."
     if is_file(name): return parse(StudySpec, _read_study_file(name), f"study file {name!r}")
-    if name not in study_names(): raise BadInput(f"unknown study {name!r}; {suggest(name, study_names())}, or a .yaml file")
+    if name not in study_names():
+        raise BadInput(f"unknown study {name!r}; {suggest(name, study_names())}, or a .yaml file")
     return importlib.import_module(f"synthnb.studies.{name}").study
 
 # %% ../../nbs/lab/05_study.ipynb #ab530601
@@ -64,7 +65,8 @@ def _seeds(
     seeds = range(default) if wanted is None else range(wanted) if isinstance(wanted, int) else wanted
     seeds = tuple(int(s) for s in seeds)
     if not seeds: raise BadInput("seeds: at least one seed is needed, such as --seeds 8 (0 to 7) or --seeds 0,3,5")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0: raise BadInput(f"seeds: each may be given once, and none below 0, not {list(seeds)}")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise BadInput(f"seeds: each may be given once, and none below 0, not {list(seeds)}")
     return seeds
 
 def _refuse_varied(
@@ -73,10 +75,13 @@ def _refuse_varied(
 ) -> None:
     "Refuse an option that the arms vary, by name."
     for key in overrides:
-        varied = {k: [arm for arm, change in study.arms.items() if k in change] for change in study.arms.values() for k in change}
+        varied = {k: [arm for arm, change in study.arms.items() if k in change] for change in study.arms.values()
+            for k in change}
         for name, arms in varied.items():
             if key == name or name.startswith(key + "."):
-                raise BadInput(f"--set {key}: the arms of {study.name} vary {name!r} ({', '.join(arms)}); set something else, or write a study of your own")
+                raise BadInput(
+                    f"--set {key}: the arms of {study.name} vary {name!r} ({', '.join(arms)}); set something else, or "
+                    f"write a study of your own")
 
 def resolve(
     study: StudySpec,  # arms
@@ -88,10 +93,13 @@ def resolve(
     if scale not in ("full", "debug"): raise BadInput(f"unknown scale {scale!r}; {suggest(scale, ['full', 'debug'])}")
     _refuse_varied(study, overrides)
     setting = testbed.setting
-    if scale == "debug": setting = override(setting, {k: v for k, v in testbed.debug.items() if k != "seeds"}, f"testbed {testbed.name!r}, scale debug")
+    if scale == "debug":
+        setting = override(setting, {k: v for k, v in testbed.debug.items() if k != "seeds"},
+            f"testbed {testbed.name!r}, scale debug")
     setting = override(setting, study.common, f"study {study.name!r}, common")
     setting = override(setting, overrides, "--set")
-    return {arm: override(setting, changes, f"study {study.name!r}, arm {arm!r}") for arm, changes in study.arms.items()}
+    return {arm: override(setting, changes, f"study {study.name!r}, arm {arm!r}")
+        for arm, changes in study.arms.items()}
 
 def _refuse_duplicate_arms(
     cells: dict[str, Cell],  # arm -> cell
@@ -100,7 +108,9 @@ def _refuse_duplicate_arms(
     seen: dict[str, str] = {}
     for arm, cell in cells.items():
         key = cell.artefacts(cell.seeds[0])["weights"].key
-        if key in seen: raise BadInput(f"arms {seen[key]!r} and {arm!r} are the same training: what they set apart has no effect here")
+        if key in seen:
+            raise BadInput(
+                f"arms {seen[key]!r} and {arm!r} are the same training: what they set apart has no effect here")
         seen[key] = arm
 
 # %% ../../nbs/lab/05_study.ipynb #33a097a7
@@ -122,10 +132,13 @@ class Experiment:
         settings = resolve(self.spec, self.testbed, self.scale, self.overrides)
         worlds: dict[str, World] = {}  # one data set is read once, however many arms use it
         for setting in settings.values():
-            if (name := canonical(setting.dataset)) not in worlds: worlds[name] = resolve_dataset(setting.dataset, self.store, self.planning)
+            if (name := canonical(setting.dataset)) not in worlds:
+                worlds[name] = resolve_dataset(setting.dataset, self.store, self.planning)
         about = {arm: (setting, worlds[canonical(setting.dataset)]) for arm, setting in settings.items()}
-        cells = {arm: Cell(self.spec.name, self.testbed.name, arm, *what, self.seeds, self.store) for arm, what in about.items()}
-        for cell in sorted(cells.values(), key=lambda cell: -cell.setting.mix.real): cell.artefacts(self.seeds[0])  # who asks for most is refused first
+        cells = {arm: Cell(self.spec.name, self.testbed.name, arm, *what, self.seeds, self.store)
+            for arm, what in about.items()}
+        # who asks for most is refused first
+        for cell in sorted(cells.values(), key=lambda cell: -cell.setting.mix.real): cell.artefacts(self.seeds[0])
         _refuse_duplicate_arms(cells)
         return cells
 
@@ -137,7 +150,8 @@ class Experiment:
     def registered(self) -> bool:  # whether it can be published
         "Whether this is a registered study on a registered testbed as they stand: full scale, nothing set, the testbed's seeds."
         own = is_file(self.source["study"]) or not is_registered(self.source["testbed"])
-        return not own and self.scale == "full" and not self.overrides and self.seeds == tuple(range(self.testbed.seeds))
+        return (not own and self.scale == "full" and not self.overrides
+            and self.seeds == tuple(range(self.testbed.seeds)))
 
     @property
     def lead(self) -> str:  # such as "top1"
@@ -169,7 +183,8 @@ class Experiment:
             if a.key in seen or not self.store.has(a.key): continue
             about = self.store.manifest(a.key)["about"]
             about["versions"] = " ".join(f"{k} {v}" for k, v in about["versions"].items())
-            seen[a.key] = {"study": self.spec.name, "testbed": self.testbed.name, "arm": arm, "seed": seed, "kind": a.kind, "key": a.key}
+            seen[a.key] = {"study": self.spec.name, "testbed": self.testbed.name, "arm": arm, "seed": seed,
+                "kind": a.kind, "key": a.key}
             seen[a.key] |= {name: about[name] for name in names}
         return pd.DataFrame(seen.values())
 
@@ -180,16 +195,19 @@ class Experiment:
             note = self.store.partial(a.key) / "failure.txt"
             if a.key in found or not note.exists() or self.store.has(a.key): continue
             error, _, tail = note.read_text().partition("\n\n")
-            found[a.key] = {"arm": arm, "seed": seed, "kind": a.kind, "key": a.key, "error": error, "tail": tail, "notebook": self.cells[arm].notebook}
+            found[a.key] = {"arm": arm, "seed": seed, "kind": a.kind, "key": a.key, "error": error, "tail": tail,
+                "notebook": self.cells[arm].notebook}
         return list(found.values())
 
     def differences(self) -> dict[str, dict[str, Any]]:  # dotted key -> {arm: value}
         "Only the options in which arms differ. An option that an arm does not have, since its generator is of another kind, is no difference of its own."
         options = {arm: flat(cell.setting) for arm, cell in self.cells.items()}
         keys = dict.fromkeys(key for found in options.values() for key in found)
-        for arm, found in options.items(): found |= {key: told for key in keys if key not in found and (told := self._part(arm, key))}
+        for arm, found in options.items():
+            found |= {key: told for key in keys if key not in found and (told := self._part(arm, key))}
         table = {key: {arm: found.get(key) for arm, found in options.items()} for key in keys}
-        return {key: row for key, row in table.items() if len({repr(v) for arm, v in row.items() if key in options[arm]}) > 1}
+        return {key: row for key, row in table.items()
+            if len({repr(v) for arm, v in row.items() if key in options[arm]}) > 1}
 
     def _part(
         self,
@@ -200,8 +218,10 @@ class Experiment:
         value: Any = self.cells[arm].setting
         for step in key.split("."): value = getattr(value, step, None)
         if not isinstance(value, Spec): return ""
-        told = {name: v for name, v in value.model_dump(mode="json", exclude_defaults=True).items() if not isinstance(v, dict)}
-        return ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told.items()) or "by default"
+        told = {name: v for name, v in value.model_dump(mode="json", exclude_defaults=True).items()
+            if not isinstance(v, dict)}
+        return (", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in told.items())
+            or "by default")
 
     def values(
         self,
@@ -210,7 +230,8 @@ class Experiment:
     ) -> dict[str, dict[int, float]]:  # arm -> seed -> value at the last step
         "One metric of the finished rows."
         rows = self.rows()
-        rows = rows[(rows.metric == (metric or self.lead)) & (rows.slice == slice)].sort_values("step").drop_duplicates(["arm", "seed"], keep="last")
+        rows = rows[(rows.metric == (metric or self.lead)) & (rows.slice == slice)].sort_values("step").drop_duplicates(
+            ["arm", "seed"], keep="last")
         return {arm: {int(r.seed): float(r.value) for r in rows[rows.arm == arm].itertuples()} for arm in self.cells}
 
     def comparisons(
@@ -225,7 +246,8 @@ class Experiment:
         values = self.values()
         if not all(values[arm] for arm in self.spec.worth) or not self.spec.worth: return {}
         scale = [(self._real_images(arm), values[arm]) for arm in self.spec.worth]
-        return {arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts if arm not in self.spec.worth and values[arm]}
+        return {arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts if arm not in self.spec.worth
+            and values[arm]}
 
     def _real_images(
         self,
@@ -253,7 +275,8 @@ def open_experiment(
     planning: bool = False,  # do without images that would have to be downloaded, where the testbed says what it expects: to plan and to show, not to run
 ) -> Experiment:  # BadInput says in one line what cannot be
     "A study on a testbed, every option resolved and checked; nothing is computed, but images from outside are read when they are first named."
-    plugins.add_module_folders(Path.cwd(), last=True)  # what stands beside a study is meant before what happens to lie here
+    # what stands beside a study is meant before what happens to lie here
+    plugins.add_module_folders(Path.cwd(), last=True)
     spec, testbed = find_study(study), find_testbed(on)
     default = testbed.debug.get("seeds", testbed.seeds) if scale == "debug" else testbed.seeds
     changed = absolute_paths(overrides or {}, Path.cwd())

@@ -44,7 +44,8 @@ def read_yaml(
     what: str,  # "study" or "testbed", for the error
 ) -> Any:  # what it says; BadInput in one line where it cannot be read
     "Read a user's YAML file."
-    if Path(path).is_dir(): raise BadInput(f"{what} {path!r} is a folder; write folder:{path} for the images in it, or name a .yaml file")
+    if Path(path).is_dir():
+        raise BadInput(f"{what} {path!r} is a folder; write folder:{path} for the images in it, or name a .yaml file")
     try: return yaml.safe_load(Path(path).read_text())
     except OSError as e: raise BadInput(f"{what} file {path!r} cannot be read: {e.strerror or e}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -113,18 +114,25 @@ def default_testbed(
     name: str,  # of the testbed
 ) -> TestbedSpec:  # BadInput for a source that cannot be one
     "The defaults for images from outside: small enough for two cores."
-    setting = {"dataset": source, "base": 10, "generator": {"kind": "internal"}, "recipe": {"shift": 4}, "judge": {"shift": 4}}
-    small = {"seeds": 2, "base": 2, "recipe.steps": 24, "recipe.curve": 2, "recipe.width": 8, "judge.steps": 30, "judge.width": 8}
+    setting = {"dataset": source, "base": 10, "generator": {"kind": "internal"}, "recipe": {"shift": 4},
+        "judge": {"shift": 4}}
+    small = {"seeds": 2, "base": 2, "recipe.steps": 24, "recipe.curve": 2, "recipe.width": 8, "judge.steps": 30,
+        "judge.width": 8}
     small |= {"generator.steps": 6, "generator.sampling_steps": 2, "generator.channels": [8, 16]}
-    return parse(TestbedSpec, {"name": name, "title": f"Images from {source}", "seeds": 5, "setting": setting, "debug": small}, source)
+    return parse(TestbedSpec,
+        {"name": name, "title": f"Images from {source}", "seeds": 5, "setting": setting, "debug": small}, source)
 
 def find_testbed(
     name: str,  # a registered name, the path of a YAML file, or a source
 ) -> TestbedSpec:  # BadInput where there is none
     "A testbed by name, file or source."
-    if is_source(name): return default_testbed(absolute_source(name, Path.cwd()), f"{testbed_name(name)}-{digest(absolute_source(name, Path.cwd()))[:4]}")
+    if is_source(name):
+        return default_testbed(absolute_source(name, Path.cwd()),
+            f"{testbed_name(name)}-{digest(absolute_source(name, Path.cwd()))[:4]}")
     if not is_file(name) and name not in testbed_names():
-        raise BadInput(f"unknown testbed {name!r}; {suggest(name, testbed_names())}, a .yaml file, or images of your own: folder:DIR, parquet:DIR, hub:NAME")
+        raise BadInput(
+            f"unknown testbed {name!r}; {suggest(name, testbed_names())}, a .yaml file, or images of your own: "
+            f"folder:DIR, parquet:DIR, hub:NAME")
     path = Path(name) if is_file(name) else ROOT / "data" / "testbeds" / f"{name}.yaml"
     data = read_yaml(str(path), "testbed")
     plugins.add_module_folders(path.absolute().parent)
@@ -151,7 +159,8 @@ def describe_data(
     if not world.dataset.place: return [f"{line}{min(look.train)} to {max(look.train)} a class to train"]
     parts = fetch(world.dataset, store, "split", "notes")
     train, val, test = ((parts["split"] == part).sum() for part in range(3))
-    line += f"{train} images to train ({min(look.train)} to {max(look.train)} a class), {val} to validate, {test} to test"
+    line += (
+        f"{train} images to train ({min(look.train)} to {max(look.train)} a class), {val} to validate, {test} to test")
     return [line, *parts["notes"]]
 
 def write_testbed(
@@ -162,17 +171,23 @@ def write_testbed(
 ) -> Path:  # the file; BadInput for images that cannot be used, and for a file that is there already
     "Write a testbed for images from outside, with a comment on every option."
     from jinja2 import Environment, FileSystemLoader
-    if not is_source(source): raise BadInput(f"testbed new {source!r}: allowed: folder:DIR, parquet:DIR, torchvision:NAME, hub:NAME, module:function")
+    if not is_source(source):
+        raise BadInput(
+            f"testbed new {source!r}: allowed: folder:DIR, parquet:DIR, torchvision:NAME, hub:NAME, module:function")
     name = name or testbed_name(source)
     path = Path(path or f"{name}.yaml").absolute()
     if path.exists(): raise BadInput(f"{path} is there already; name another file with --out")
     spec, store = default_testbed(absolute_source(source, Path.cwd()), name), store or Store()
     world = resolve_dataset(spec.setting.dataset, store)
-    about = {"spec": spec, "images": spec.setting.dataset, "generator": spec.setting.generator, "recipe": spec.setting.recipe, "name": name, "file": path.name}
-    about |= {"source": source, "place": _relative_source(spec.setting.dataset.source, path.parent), "title": f"Images from {source}"}
+    about = {"spec": spec, "images": spec.setting.dataset, "generator": spec.setting.generator,
+        "recipe": spec.setting.recipe, "name": name, "file": path.name}
+    about |= {"source": source, "place": _relative_source(spec.setting.dataset.source, path.parent),
+        "title": f"Images from {source}"}
     about |= {"base": max(1, min(10, min(world.shape.train) // 4)), "found": describe_data(world, store)}
-    quoted = {key: yaml.safe_dump(about[key], width=10**6, allow_unicode=True).removesuffix("...\n").strip() for key in ("name", "place", "title")}
-    template = Environment(loader=FileSystemLoader(ROOT / "data" / "testbeds"), keep_trailing_newline=True).get_template("new.yaml.j2")
+    quoted = {key: yaml.safe_dump(about[key], width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+        for key in ("name", "place", "title")}
+    template = Environment(loader=FileSystemLoader(ROOT / "data" / "testbeds"),
+        keep_trailing_newline=True).get_template("new.yaml.j2")
     path.write_text(template.render(about | quoted).rstrip() + "\n")
     return path
 

@@ -20,7 +20,10 @@ def _directions(
     features = np.asarray(features, np.float64)
     length = np.linalg.norm(features, axis=1, keepdims=True)
     broken = int((~np.isfinite(length) | (length == 0)).sum())
-    if broken: raise BadInput(f"evaluate: {broken} of {len(features)} images have features that are zero or not finite, and so no direction")
+    if broken:
+        raise BadInput(
+            f"evaluate: {broken} of {len(features)} images have features that are zero or not finite, and so no "
+            f"direction")
     return features / length
 
 def vendi(
@@ -31,7 +34,8 @@ def vendi(
     if len(features) < 2: return None
     u = _directions(features)
     gram = u @ u.T if len(u) < u.shape[1] else u.T @ u
-    return float(np.exp(entr(np.linalg.eigvalsh(gram / len(u)).clip(0)).sum()))  # rounding may leave an eigenvalue just below 0
+    # rounding may leave an eigenvalue just below 0
+    return float(np.exp(entr(np.linalg.eigvalsh(gram / len(u)).clip(0)).sum()))
 
 def cosine_distance(
     features: np.ndarray,  # (n, d); BadInput when one is zero or not finite
@@ -40,7 +44,8 @@ def cosine_distance(
     n = len(features)
     if n < 2: return None
     total = _directions(features).sum(0)
-    return max(0.0, float(1 - (total @ total - n) / (n * (n - 1))))  # |sum u|^2 is n plus all pairs; equal features leave a rounding error
+    # |sum u|^2 is n plus all pairs; equal features leave a rounding error
+    return max(0.0, float(1 - (total @ total - n) / (n * (n - 1))))
 
 # %% ../../nbs/learn/01_diversity.ipynb #b33031d0
 class ClassDiversity(TypedDict):
@@ -60,5 +65,6 @@ def class_diversity(
     own = [features[np.asarray(y) == kind] for kind in kinds[counts > 1]]
     if not own: return None
     sizes = [len(f) for f in own]
-    return ClassDiversity(vendi=float(np.mean([vendi(f) for f in own])), distance=float(np.mean([cosine_distance(f) for f in own])),
+    return ClassDiversity(vendi=float(np.mean([vendi(f) for f in own])),
+        distance=float(np.mean([cosine_distance(f) for f in own])),
                           classes=len(own), fewest=min(sizes), most=max(sizes))

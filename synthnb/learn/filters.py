@@ -28,8 +28,12 @@ def check_scores(
 ) -> np.ndarray:  # float64 (n,); BadInput where there is not one finite number for every image
     "Refuse scores that are no scores."
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.shape != (n,): raise BadInput(f"score {name!r} returned shape {scores.shape} for {n} images; it has to be ({n},), one number an image")
-    if not np.isfinite(scores).all(): raise BadInput(f"score {name!r} returned {int((~np.isfinite(scores)).sum())} of {n} numbers that are NaN or infinite")
+    if scores.shape != (n,):
+        raise BadInput(
+            f"score {name!r} returned shape {scores.shape} for {n} images; it has to be ({n},), one number an image")
+    if not np.isfinite(scores).all():
+        raise BadInput(
+            f"score {name!r} returned {int((~np.isfinite(scores)).sum())} of {n} numbers that are NaN or infinite")
     return scores
 
 # %% ../../nbs/learn/04_filters.ipynb #7dafcee0
@@ -57,7 +61,9 @@ def first_kept_per_class(
     for name, found, k in zip(classes, chosen, range(len(classes))):
         if len(found) == n: continue
         of = int((y == k).sum())
-        raise BadInput(f"filter: {len(found)} of {of} candidates of class {name!r} were kept, {n} are needed; a smaller filter.keep makes more candidates")
+        raise BadInput(
+            f"filter: {len(found)} of {of} candidates of class {name!r} were kept, {n} are needed; a smaller "
+            f"filter.keep makes more candidates")
     return np.sort(np.concatenate(chosen))
 
 def check_mask(
@@ -67,5 +73,6 @@ def check_mask(
 ) -> np.ndarray:  # bool (n,); BadInput for anything else
     "Refuse a mask that is none."
     mask = np.asarray(mask)
-    if mask.shape != (n,) or mask.dtype != bool: raise BadInput(f"rule {name!r} returned {mask.dtype} {mask.shape} for {n} images; it has to be bool ({n},)")
+    if mask.shape != (n,) or mask.dtype != bool:
+        raise BadInput(f"rule {name!r} returned {mask.dtype} {mask.shape} for {n} images; it has to be bool ({n},)")
     return mask

@@ -33,10 +33,12 @@ def fit_judge(
     recipe, val = spec.recipe(), dataset.part("val")
     index = batch_indices(len(x), 0, None, recipe.batch, recipe.steps, rng("judge", "batches"))
     probes = [{"val": (dataset.x[val], dataset.y[val])}]
-    made = train_classifiers([x], [y], [index], recipe, [JUDGE_SEED], dataset.classes, TASKS["classification"], probes, [folder])
+    made = train_classifiers([x], [y], [index], recipe, [JUDGE_SEED], dataset.classes, TASKS["classification"], probes,
+        [folder])
     model = restore_model(recipe, x.shape[1], x.shape[-1], len(dataset.classes), [made[0]["weights"]])
     features = model_outputs(model, [dataset.x[dataset.part("train")]], "features")[0]
-    return {"weights": made[0]["weights"], "features": features, "val_top1": top_k(model_outputs(model, [dataset.x[val]])[0], dataset.y[val])}
+    return {"weights": made[0]["weights"], "features": features,
+        "val_top1": top_k(model_outputs(model, [dataset.x[val]])[0], dataset.y[val])}
 
 def pool_quality(
     spec: Judge,  # as it was trained

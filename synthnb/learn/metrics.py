@@ -41,7 +41,8 @@ def confusion(
     "How often each class is taken for each."
     pred, y = np.asarray(pred, np.int64), np.asarray(y, np.int64)
     for what, values in (("prediction", pred), ("label", y)):
-        if len(values) and not 0 <= values.min() <= values.max() < K: raise BadInput(f"evaluate: a {what} is outside 0..{K - 1}")
+        if len(values) and not 0 <= values.min() <= values.max() < K:
+            raise BadInput(f"evaluate: a {what} is outside 0..{K - 1}")
     return np.bincount(y * K + pred, minlength=K * K).reshape(K, K)
 
 def class_accuracy(
@@ -76,7 +77,8 @@ def worst_case_disparity(
     worst, best = int(np.nanargmin(accuracy)), float(np.nanmax(accuracy))
     low, high = proportion_confint(round(accuracy[worst] * n[worst]), n[worst], method="wilson")
     value = float(accuracy[worst] / best) if best else None
-    return Disparity(value=value, worst=worst, worst_accuracy=float(accuracy[worst]), n=int(n[worst]), low=float(low), high=float(high))
+    return Disparity(value=value, worst=worst, worst_accuracy=float(accuracy[worst]), n=int(n[worst]), low=float(low),
+        high=float(high))
 
 # %% ../../nbs/learn/00_metrics.ipynb #3757f3b7
 def kid(

@@ -22,7 +22,8 @@ def concatenate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images (n + m, C, S, S), labels, is_synthetic (bool); BadInput when channels differ
     "Concatenate real and synthetic images."
     if real_x.shape[1] != synthetic_x.shape[1]:
-        raise BadInput(f"mix: real images have {real_x.shape[1]} channels, synthetic ones {synthetic_x.shape[1]}; they must agree")
+        raise BadInput(
+            f"mix: real images have {real_x.shape[1]} channels, synthetic ones {synthetic_x.shape[1]}; they must agree")
     x = np.concatenate([real_x, resize(synthetic_x, real_x.shape[-1])])
     return x, np.concatenate([real_y, synthetic_y]), np.arange(len(x)) >= len(real_x)
 
@@ -54,8 +55,10 @@ def batch_indices(
     rng: np.random.Generator,  # shuffles
 ) -> np.ndarray:  # int32 (steps, batch), indices into [real, synthetic]; BadInput for a share that cannot be reached
     "Which images each step sees."
-    if n_real + n_synthetic == 0: raise BadInput("mix: there is no image to train on; set mix.real or mix.synthetic above 0")
-    if share is None: return shuffled_epochs(n_real + n_synthetic, steps * batch, rng).reshape(steps, batch).astype(np.int32)
+    if n_real + n_synthetic == 0:
+        raise BadInput("mix: there is no image to train on; set mix.real or mix.synthetic above 0")
+    if share is None:
+        return shuffled_epochs(n_real + n_synthetic, steps * batch, rng).reshape(steps, batch).astype(np.int32)
     check_share(share, n_real, n_synthetic, batch, steps)
     real = real_counts(share, batch, steps)
     is_real = np.arange(batch) < real[:, None]
@@ -74,10 +77,14 @@ def check_share(
     "Refuse a share that these sets or so few draws cannot give: BadInput."
     draws, total = int(real_counts(share, batch, steps).sum()), steps * batch
     where = f"mix.real_share = {share:g}"
-    if share > 0 and n_real == 0: raise BadInput(f"{where}: there are no real images; set mix.real above 0, or leave out real_share")
-    if share < 1 and n_synthetic == 0: raise BadInput(f"{where}: there are no synthetic images; set mix.synthetic above 0, or leave out real_share")
+    if share > 0 and n_real == 0:
+        raise BadInput(f"{where}: there are no real images; set mix.real above 0, or leave out real_share")
+    if share < 1 and n_synthetic == 0:
+        raise BadInput(f"{where}: there are no synthetic images; set mix.synthetic above 0, or leave out real_share")
     if (share > 0 and draws == 0) or (share < 1 and draws == total):
-        raise BadInput(f"{where}: {total} draws cannot hold this share; allowed: 0, 1, and {0.5 / total:.2g} to {1 - 0.5 / total:.6g}")
+        raise BadInput(
+            f"{where}: {total} draws cannot hold this share; allowed: 0, 1, and {0.5 / total:.2g} to "
+            f"{1 - 0.5 / total:.6g}")
 
 # %% ../../nbs/learn/05_mix.ipynb #598a7368
 def realised_composition(
@@ -89,6 +96,7 @@ def realised_composition(
     "Requested and realised composition of a training."
     real = int((index < n_real).sum())
     found = {
-        "real_share_requested": n_real / (n_real + n_synthetic) if share is None else share, "real_share": real / index.size,
+        "real_share_requested": n_real / (n_real + n_synthetic) if share is None else share,
+        "real_share": real / index.size,
         "draws_real": real, "draws_synthetic": index.size - real, "pool_real": n_real, "pool_synthetic": n_synthetic}
     return found | ({"draws_per_real": real / n_real} if n_real else {})

@@ -38,7 +38,8 @@ def use_device(
     name: str,  # "cpu" or "cuda"; BadInput for a GPU that is not there
 ) -> Iterator[None]:
     "Let networks live on a device: it is part of an artefact's key, never what happens to be there."
-    if name == "cuda" and not torch.cuda.is_available(): raise BadInput("device = cuda: torch finds no GPU here; --set device=cpu runs without")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device = cuda: torch finds no GPU here; --set device=cpu runs without")
     token = _device.set(name)
     try: yield
     finally: _device.reset(token)
@@ -77,7 +78,8 @@ class Cnn(nn.Module):
         first = HALVING[:max(0, size.bit_length() - 2)]
         self.halve = [i in first for i in range(len(MULTIPLES))]
         self.shapes = {}
-        for i, (a, b) in enumerate(zip(self.wide, self.wide[1:])): self.shapes |= {f"conv{i}": (b, a, 3, 3), f"scale{i}": (b,), f"shift{i}": (b,)}
+        for i, (a, b) in enumerate(zip(self.wide, self.wide[1:])):
+            self.shapes |= {f"conv{i}": (b, a, 3, 3), f"scale{i}": (b,), f"shift{i}": (b,)}
         self.shapes |= {"head": (classes, self.wide[-1]), "bias": (classes,)}
         self.lengths = [int(np.prod(s)) for s in self.shapes.values()]
         self.lengths.append(-sum(self.lengths) % ROW)
@@ -94,12 +96,14 @@ class Cnn(nn.Module):
         draw, row = rng("init", seed), []
         for name, shape in self.shapes.items():
             deviation = np.sqrt(2 / np.prod(shape[1:])) if name.startswith("conv") else 0.1
-            row.append(draw.normal(0, deviation, shape).ravel() if len(shape) > 1 else np.full(shape, name.startswith("scale")))
+            row.append(draw.normal(0, deviation, shape).ravel() if len(shape) > 1
+                else np.full(shape, name.startswith("scale")))
         return torch.from_numpy(np.concatenate([*row, np.zeros(self.lengths[-1])]).astype(np.float32))
 
     def parts(self) -> dict[str, Tensor]:  # name -> (K, *shape)
         "The weights by name, as views into the rows."
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), self.flat.split(self.lengths, 1))}
+        return {name: part.unflatten(1, shape)
+            for (name, shape), part in zip(self.shapes.items(), self.flat.split(self.lengths, 1))}
 
     def features(
         self,
@@ -111,7 +115,9 @@ class Cnn(nn.Module):
             x = F.conv2d(x, parts[f"conv{i}"].flatten(0, 1), padding=1, groups=self.K)
             if halve: x = F.max_pool2d(x, 2)
             scale, shift = parts[f"scale{i}"].flatten(), parts[f"shift{i}"].flatten()
-            x = F.relu(F.batch_norm(x, getattr(self, f"mean{i}"), getattr(self, f"var{i}"), scale, shift, self.training), inplace=True)
+            x = F.relu(
+                F.batch_norm(x, getattr(self, f"mean{i}"), getattr(self, f"var{i}"), scale, shift, self.training),
+                inplace=True)
         return x.mean((2, 3)).unflatten(1, (self.K, -1)).transpose(0, 1)
 
     def forward(
@@ -164,7 +170,8 @@ def _timm_model(
 ) -> nn.Module:
     "A timm model without pretrained weights."
     import timm
-    if not timm.is_model(name): raise BadInput(f"model: timm has no {name!r}; {suggest(name, _similar_names(name, timm.list_models()))}")
+    if not timm.is_model(name):
+        raise BadInput(f"model: timm has no {name!r}; {suggest(name, _similar_names(name, timm.list_models()))}")
     try: return timm.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
     except TypeError as e: raise BadInput(f"model: timm's {name} cannot be built with {options}: {e}") from None
 
@@ -177,9 +184,13 @@ def _plugin_model(
 ) -> nn.Module:
     "A user's model; BadInput where it does not map images to logits."
     net = call_with(load(name), offered={"channels": channels, "size": size, "classes": classes}, options=options)
-    if not isinstance(net, nn.Module): raise BadInput(f"model {name!r} returned {type(net).__name__}, not a torch.nn.Module")
+    if not isinstance(net, nn.Module):
+        raise BadInput(f"model {name!r} returned {type(net).__name__}, not a torch.nn.Module")
     with torch.no_grad(): found = tuple(net.eval()(torch.zeros(2, channels, size, size)).shape)
-    if found != (2, classes): raise BadInput(f"model {name!r} turns images {(2, channels, size, size)} into {found}; it has to give logits {(2, classes)}")
+    if found != (2, classes):
+        raise BadInput(
+            f"model {name!r} turns images {(2, channels, size, size)} into {found}; it has to give logits "
+            f"{(2, classes)}")
     return net.train()
 
 def build_model(

@@ -56,8 +56,10 @@ def classification_rows(
     rows = [(name, "top1", top_k(scores, y[name], 1), len(scores)) for name, scores in logits.items()]
     if "test" in logits: rows += _test_rows(logits["test"], y["test"], classes)
     top1 = {name: value for name, metric, value, _ in rows if metric == "top1"}
-    if None not in (top1.get("train"), top1.get("val")): rows.append(("train", "gap", top1["train"] - top1["val"], len(y["train"])))
-    return pd.DataFrame([(step, *row) for row in rows if row[2] is not None], columns=["step", "slice", "metric", "value", "n"])
+    if None not in (top1.get("train"), top1.get("val")):
+        rows.append(("train", "gap", top1["train"] - top1["val"], len(y["train"])))
+    return pd.DataFrame([(step, *row) for row in rows if row[2] is not None],
+        columns=["step", "slice", "metric", "value", "n"])
 
 def _test_rows(
     logits: np.ndarray,  # (N, classes)
@@ -70,7 +72,8 @@ def _test_rows(
     rows = [("test", f"top{k}", top_k(logits, y, k), len(y)) for k in (2, 5)]
     rows += [(name, "top1", float(a), int(m)) for name, a, m in zip(names, accuracy, n) if m]
     if (found := worst_case_disparity(pred, y, len(classes))) is None: return rows
-    return [*rows, ("test", "disparity", found["value"], len(y)), (names[found["worst"]], "worst_class_top1", found["worst_accuracy"], found["n"])]
+    return [*rows, ("test", "disparity", found["value"], len(y)),
+        (names[found["worst"]], "worst_class_top1", found["worst_accuracy"], found["n"])]
 
 # %% ../../nbs/learn/06_task.ipynb #1cd4765c
 def classification_figures(
@@ -86,7 +89,8 @@ def classification_figures(
     present = np.flatnonzero(table.sum(1))
     worst = int(present[share.diagonal()[present].argmin()])
     wrong = np.mean([pred != y for pred in preds], 0)
-    return {"confusion": _confusion_figure(share, classes), "balance": _balance_figure(y, classes), "worst class": _worst_figure(x, y, wrong, worst, classes)}
+    return {"confusion": _confusion_figure(share, classes), "balance": _balance_figure(y, classes),
+        "worst class": _worst_figure(x, y, wrong, worst, classes)}
 
 def _new_figure(
     width: float,  # inches
@@ -108,7 +112,9 @@ def _confusion_figure(
     ax.set(xlabel="predicted", ylabel="true", yticks=ticks, yticklabels=classes)
     ax.set_xticks(ticks, classes, rotation=90)
     for (i, j), value in np.ndenumerate(share):
-        if value >= 0.05: ax.text(j, i, f"{value:.0%}"[:-1], ha="center", va="center", fontsize=7, color="black" if value > 0.5 else "white")
+        if value >= 0.05:
+            ax.text(j, i, f"{value:.0%}"[:-1], ha="center", va="center", fontsize=7, color="black" if value > 0.5
+                else "white")
     off = share - np.diag(share.diagonal())
     i, j = np.unravel_index(off.argmax(), off.shape)
     return figure, f"Confusion matrix, mean of all seeds, in percent; the largest confusion is {classes[i]} taken for {classes[j]}, {off[i, j]:.0%}"
@@ -152,4 +158,5 @@ class Task:
     pictures: Callable[..., dict]  # test images, targets, outputs of each seed -> figures with texts
     lead: str  # the metric on `test` that a study's answer is about
 
-TASKS = {"classification": Task(random_shift, cross_entropy, model_outputs, classification_rows, classification_figures, LEAD_METRIC["classification"])}
+TASKS = {"classification": Task(random_shift, cross_entropy, model_outputs, classification_rows,
+    classification_figures, LEAD_METRIC["classification"])}

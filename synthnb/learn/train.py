@@ -56,7 +56,8 @@ def load_checkpoint(
     "Read a checkpoint back."
     if folder is None or not (path := Path(folder) / CHECKPOINT).exists(): return None
     try:
-        with safe_open(path, "pt") as f: return {name: f.get_tensor(name) for name in f.keys()}, json.loads(f.metadata()["info"])
+        with safe_open(path, "pt") as f:
+            return {name: f.get_tensor(name) for name in f.keys()}, json.loads(f.metadata()["info"])
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
         warnings.warn(f"{path}: the checkpoint is damaged ({e}); training starts again from step 0", stacklevel=2)
         return None
@@ -99,7 +100,8 @@ def _load_checkpoints(
     if not all(found): return [{"step": 0, "log": [], "rows": []} for _ in live]
     for tensors, (saved, _) in zip(live, found):
         for name, tensor in tensors.items(): tensor.data.copy_(saved[name])
-    if len({info["step"] for _, info in found}) > 1: raise ValueError("seeds of one group must have reached the same step")
+    if len({info["step"] for _, info in found}) > 1:
+        raise ValueError("seeds of one group must have reached the same step")
     return [info for _, info in found]
 
 def fit(
@@ -122,7 +124,9 @@ def fit(
         torch.manual_seed(seed(*names, t))
         losses = step(t).detach().tolist()
         for name, loss in zip(names, losses):
-            if not math.isfinite(loss): raise NotFinite(f"{name}: the loss is {loss} at step {t + 1} of {steps}; a smaller learning rate may help")
+            if not math.isfinite(loss):
+                raise NotFinite(
+                    f"{name}: the loss is {loss} at step {t + 1} of {steps}; a smaller learning rate may help")
         done = t + 1
         rows = watch(done) if watch and done in at else [[] for _ in live]
         for info, loss, new in zip(infos, losses, rows):
@@ -157,7 +161,9 @@ def adamw(
 ) -> torch.optim.AdamW:  # with its state in place
     "AdamW that can be checkpointed from the first step (Loshchilov and Hutter 2019)."
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, foreach=True)
-    for p in model.parameters(): optimiser.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    for p in model.parameters():
+        optimiser.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p)}
     return optimiser
 
 def optimiser_state(
@@ -195,7 +201,8 @@ def train_classifiers(
     "Train a classifier for every seed, together where the recipe folds."
     folders = list(folders or [None] * len(seeds))
     for i, b in enumerate(batches):
-        if b.shape != (recipe.steps, recipe.batch): raise BadInput(f"seed {seeds[i]}: batches have shape {b.shape}, not {(recipe.steps, recipe.batch)}")
+        if b.shape != (recipe.steps, recipe.batch):
+            raise BadInput(f"seed {seeds[i]}: batches have shape {b.shape}, not {(recipe.steps, recipe.batch)}")
     done: dict[int, dict] = {}
     per_seed = list(zip(x, y, batches, seeds, probes, folders, strict=True))
     for group in group_seeds([steps_done(folder) for folder in folders], recipe.fuses(x[0].shape[-1])):
@@ -222,7 +229,8 @@ def _train_group(
     images, labels, batches = ([torch.from_numpy(a).to(current_device()) for a in arrays] for arrays in (x, y, batches))
 
     def step(t: int) -> Tensor:
-        drawn = [task.augment(i[b[t].long()], rng("augment", s, step=t), recipe) for i, b, s in zip(images, batches, seeds)]
+        drawn = [task.augment(i[b[t].long()], rng("augment", s, step=t), recipe)
+            for i, b, s in zip(images, batches, seeds)]
         logits = model(fold_seeds(standardise(torch.stack(drawn))))
         losses = task.loss(logits, torch.stack([l[b[t].long()] for l, b in zip(labels, batches)]))
         optimiser_step(optimiser, losses.sum(), cosine_lr(t, recipe.steps, recipe.lr))
@@ -230,10 +238,12 @@ def _train_group(
 
     names, at = [f"seed {s}" for s in seeds], curve_steps(recipe)
     model.train()
-    fitted = fit(step, live, recipe.steps, names=names, folders=folders, every=every, watch=lambda done: evaluate_probes(model, probes, classes, task, done), at=at)
+    fitted = fit(step, live, recipe.steps, names=names, folders=folders, every=every,
+        watch=lambda done: evaluate_probes(model, probes, classes, task, done), at=at)
     weights = [{name: t.cpu().numpy().copy() for name, t in seed_state(model, k).items()} for k in range(len(seeds))]
     curve = [pd.DataFrame(rows, columns=["step", "slice", "metric", "value", "n"]) for rows in fitted.rows]
-    return [{"weights": w, "curve": c, "log": log, "executed": fitted.executed} for w, c, log in zip(weights, curve, fitted.logs)]
+    return [{"weights": w, "curve": c, "log": log, "executed": fitted.executed}
+        for w, c, log in zip(weights, curve, fitted.logs)]
 
 def curve_steps(
     recipe: Recipe,  # its steps and number of points

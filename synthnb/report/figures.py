@@ -27,9 +27,12 @@ BLUE, ORANGE, GREY = "#1584cc", "#e0660f", "#80868c"
 DARK = (f'<style>@media (prefers-color-scheme: dark) {{ [style*="fill: {INK}"] {{ fill: #e4e6e3 !important }} '
         f'[style*="stroke: {INK}"] {{ stroke: #e4e6e3 !important }} '
         f'[style*="stroke: {GRID}"] {{ stroke: #343b42 !important }} }}</style>')
-STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "axes.edgecolor": GRID, "axes.labelcolor": INK, "text.color": INK, "grid.color": GRID,
-         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "font.size": 10,
-         "axes.grid": True, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0, "svg.hashsalt": "synthnb", "legend.frameon": False}
+STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "axes.edgecolor": GRID, "axes.labelcolor": INK,
+    "text.color": INK, "grid.color": GRID,
+         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.spines.left": False, "font.size": 10,
+         "axes.grid": True, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
+         "svg.hashsalt": "synthnb", "legend.frameon": False}
 
 def figure_html(
     figure: Figure,  # what to show; it is closed
@@ -39,7 +42,9 @@ def figure_html(
     "A matplotlib figure as HTML."
     text = io.StringIO()
     unsaid = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with plt.rc_context(STYLE): figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata=unsaid)  # the same ids every time
+    # the same ids every time
+    with plt.rc_context(STYLE):
+        figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata=unsaid)
     plt.close(figure)
     svg = text.getvalue().replace("<defs>", DARK + "<defs>", 1)
     return _image_html(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", alt, caption, "plot")
@@ -53,7 +58,8 @@ def _image_html(
 ) -> str:  # HTML
     "An image with its text alternative and caption."
     image = f'{above}<img alt="{escape(alt)}" src="{source}">'
-    if kind == "plot": image = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">{image}</div>'
+    if kind == "plot":
+        image = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">{image}</div>'
     return f'<figure class="{kind}">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 # %% ../../nbs/report/01_figures.ipynb #d8cb2624
@@ -65,8 +71,10 @@ def seeds_figure(
     "Test accuracy of every seed, and paired differences with their intervals."
     values = final_values(rows, "test", "top1")
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10.6, 0.42 * len(arms) + 1.1), sharey=True, width_ratios=[1.15, 1], layout="constrained")
-        sns.swarmplot((100 * values).reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5, ax=left)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.6, 0.42 * len(arms) + 1.1), sharey=True,
+            width_ratios=[1.15, 1], layout="constrained")
+        sns.swarmplot((100 * values).reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5,
+            ax=left)
         means = (100 * values).groupby("arm").mean().reindex(arms)
         left.scatter(means, range(len(arms)), marker="|", s=330, linewidths=2.2, color=INK, zorder=3)
         for place, arm in enumerate(arms):
@@ -83,9 +91,11 @@ def _difference(
     comparison: Comparison,  # one contrast
 ) -> None:
     "One contrast: the mean and the interval, a dot a seed under them."
-    axes.scatter(100 * np.array(comparison.differences), np.full(comparison.n, place + 0.22), s=14, color=ORANGE, alpha=0.75, linewidths=0)
+    axes.scatter(100 * np.array(comparison.differences), np.full(comparison.n, place + 0.22), s=14, color=ORANGE,
+        alpha=0.75, linewidths=0)
     if comparison.low is None: return
-    axes.plot([100 * comparison.low, 100 * comparison.high], [place, place], color=INK, linewidth=2, solid_capstyle="butt")
+    axes.plot([100 * comparison.low, 100 * comparison.high], [place, place], color=INK, linewidth=2,
+        solid_capstyle="butt")
     axes.plot(100 * comparison.difference, place, marker="D", markersize=5.5, color=INK)
 
 def seeds_alt(
@@ -105,16 +115,20 @@ def curves_figure(
     reference: str,  # arm that is dashed into every panel
 ) -> Figure:  # one panel an arm that has rows
     "Validation and training accuracy over steps, with a band of one standard deviation over seeds."
-    chosen = rows[rows["slice"].isin(["val", "train"]) & (rows["metric"] == "top1")].assign(percent=lambda r: 100 * r["value"])
+    chosen = rows[rows["slice"].isin(["val", "train"]) & (rows["metric"] == "top1")].assign(
+        percent=lambda r: 100 * r["value"])
     arms = [arm for arm in arms if arm in set(chosen["arm"])]
     columns = min(5, len(arms))
     with plt.rc_context(STYLE):
         lines = -(-len(arms) // columns)
-        figure, grid = plt.subplots(lines, columns, figsize=(10.6, 2.3 * lines + 0.3), sharex=True, sharey=True, layout="constrained", squeeze=False)
+        figure, grid = plt.subplots(lines, columns, figsize=(10.6, 2.3 * lines + 0.3), sharex=True, sharey=True,
+            layout="constrained", squeeze=False)
         for axes, arm in zip(grid.flat, arms, strict=False):
-            for name, part, color, style in [(reference, "val", GREY, "--"), (arm, "train", ORANGE, ":"), (arm, "val", BLUE, "-")]:
+            for name, part, color, style in [(reference, "val", GREY, "--"), (arm, "train", ORANGE, ":"),
+                (arm, "val", BLUE, "-")]:
                 line = chosen[(chosen["arm"] == name) & (chosen["slice"] == part)]
-                look = {"color": color, "linestyle": style, "linewidth": 1.7, "errorbar": "sd" if style == "-" else None}
+                look = {"color": color, "linestyle": style, "linewidth": 1.7, "errorbar": "sd" if style == "-"
+                    else None}
                 sns.lineplot(line, x="step", y="percent", ax=axes, label=_curve_label(part, style, reference), **look)
             axes.get_legend().remove()
             axes.set_title(arm, loc="left", fontsize=10)
@@ -130,7 +144,8 @@ def _curve_label(
     reference: str,  # the reference arm
 ) -> str:  # a legend's entry
     "What a line of the curves is."
-    return f"validation, {reference}" if style == "--" else {"val": "validation (band: ±1 std over seeds)", "train": "real training images"}[part]
+    return (f"validation, {reference}" if style == "--"
+        else {"val": "validation (band: ±1 std over seeds)", "train": "real training images"}[part])
 
 # %% ../../nbs/report/01_figures.ipynb #875ce340
 THUMB = 64  # side of an image on a sheet: those of large generators are shrunk, or a page would weigh megabytes
@@ -153,7 +168,9 @@ def class_sheet(
     grid = resize(grid, min(x.shape[-1], THUMB))
     png = io.BytesIO()
     Image.fromarray(contact_sheet(grid, len(columns), zoom=1)).save(png, "png", optimize=True)
-    above = f'<div class="classes" aria-hidden="true">{"".join(f"<span>{escape(classes[k])}</span>" for k in shown)}</div>'
+    above = (
+        f'<div class="classes" aria-hidden="true">{"".join(f"<span>{escape(classes[k])}</span>" for k in shown)}</div>')
     left = f" The first {most} of {len(classes)} classes." if len(classes) > most else ""
     alt = f"{caption} Columns by class: {', '.join(classes[k] for k in shown)}."
-    return _image_html(f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}", alt, caption + left, "sheet", above)
+    return _image_html(f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}", alt, caption + left,
+        "sheet", above)

@@ -16,7 +16,8 @@ if TYPE_CHECKING: from synthnb.lab.study import Experiment
 
 # %% ../../nbs/report/03_files.ipynb #caf07631
 ROW_KEYS = ["study", "testbed", "arm", "seed", "step", "slice", "metric"]
-COST_COLUMNS = ["study", "testbed", "arm", "seed", "kind", "key", "seconds", "cpu_seconds", "peak_mb", "host", "device", "commit", "versions", "made"]
+COST_COLUMNS = ["study", "testbed", "arm", "seed", "kind", "key", "seconds", "cpu_seconds", "peak_mb", "host",
+    "device", "commit", "versions", "made"]
 
 def results_csv(
     rows: pd.DataFrame,  # tidy rows: study, testbed, arm, seed, step, slice, metric, value, n
@@ -30,7 +31,8 @@ def costs_csv(
     costs: pd.DataFrame,  # one row an artefact
 ) -> str:  # CSV text with a header
     "What every artefact cost, as CSV."
-    return costs.reindex(columns=COST_COLUMNS).sort_values(["arm", "seed", "kind", "key"], kind="stable").to_csv(index=False, lineterminator="\n")
+    return costs.reindex(columns=COST_COLUMNS).sort_values(["arm", "seed", "kind", "key"],
+        kind="stable").to_csv(index=False, lineterminator="\n")
 
 # %% ../../nbs/report/03_files.ipynb #83613408
 def latex_table(
@@ -39,17 +41,23 @@ def latex_table(
 ) -> str:  # LaTeX that needs the package booktabs
     "The table for a paper: mean ± std, seeds, difference and interval."
     versus = contrast_by_arm(experiment.spec, experiment.comparisons())
-    lines = [r"\begin{tabular}{lrrrl}", r"\toprule", r"arm & top-1 \% & seeds & $\Delta$ points & interval \\", r"\midrule"]
+    lines = [r"\begin{tabular}{lrrrl}", r"\toprule", r"arm & top-1 \% & seeds & $\Delta$ points & interval \\",
+        r"\midrule"]
     for arm, line in summary_table(rows, experiment.spec.arms).iterrows():
         spread = "" if pd.isna(line["std"]) else rf" $\pm$ {format_number(line['std'])}"
-        effect = [format_number(versus[arm].difference, sign=True), format_interval(versus[arm])] if arm in versus else [ABSENT, ABSENT]
-        lines.append(" & ".join([_escape_tex(arm), _escape_tex(format_number(line["top1"])) + spread, str(line["n"]), *map(_escape_tex, effect)]) + r" \\")
+        effect = ([format_number(versus[arm].difference, sign=True), format_interval(versus[arm])] if arm in versus
+            else [ABSENT, ABSENT])
+        lines.append(
+            " & ".join(
+            [_escape_tex(arm), _escape_tex(format_number(line["top1"])) + spread, str(line["n"]),
+            *map(_escape_tex, effect)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 def _escape_tex(
     text: str,  # plain text
 ) -> str:  # the same for LaTeX
     "Escape what LaTeX would read as a command."
-    special = {c: "\\" + c for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    special = ({c: "\\" + c for c in "&%$#_{}"}
+        | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"})
     special |= {"−": "$-$", "–": "--", "…": r"\dots{}", "<": "$<$", ">": "$>$"}
     return "".join(special.get(c, c) for c in text)

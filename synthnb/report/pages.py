@@ -37,7 +37,8 @@ def page_metadata(
     class Head(HTMLParser):
         def handle_starttag(self, tag, attributes):
             named = dict(attributes)
-            if tag == "meta" and (named.get("name") or "").startswith("synthnb:"): found[named["name"].removeprefix("synthnb:")] = named["content"]
+            if tag == "meta" and (named.get("name") or "").startswith("synthnb:"):
+                found[named["name"].removeprefix("synthnb:")] = named["content"]
     with open(page, encoding="utf-8") as f: Head().feed(f.read(20_000))
     return found
 
@@ -55,9 +56,13 @@ def write_report(
     folder = Path(folder).absolute()
     rows = experiment.rows()
     files = {"results.csv": results_csv(rows), "costs.csv": costs_csv(experiment.costs())}
-    what = [files, published, experiment.spec, experiment.testbed, experiment.scale, experiment.overrides, list(experiment.seeds)]
-    state = digest([_renderer_hash(), *what, [[f["arm"], f["seed"], f["kind"], str(f["error"])] for f in experiment.failures()]])
-    if page_metadata(folder / "index.html").get("state") == state and all((folder / name).exists() for name in [*files, "table.tex"]): return folder / "index.html"
+    what = [files, published, experiment.spec, experiment.testbed, experiment.scale, experiment.overrides,
+        list(experiment.seeds)]
+    state = digest(
+        [_renderer_hash(), *what, [[f["arm"], f["seed"], f["kind"], str(f["error"])] for f in experiment.failures()]])
+    if page_metadata(folder / "index.html").get("state") == state and all((folder / name).exists()
+        for name in [*files, "table.tex"]):
+        return folder / "index.html"
     files["table.tex"] = latex_table(experiment, rows)
     files["index.html"] = _render_page(experiment, folder, published, state)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,8 @@ def _render_page(
 ) -> str:  # HTML
     "Run the report's notebook and turn it into a page."
     spec, testbed = experiment.spec, experiment.testbed
-    parameters = {**experiment.source, "seeds": list(experiment.seeds), "scale": experiment.scale, "overrides": experiment.overrides}
+    parameters = {**experiment.source, "seeds": list(experiment.seeds), "scale": experiment.scale,
+        "overrides": experiment.overrides}
     parameters |= {"published": published, "folder": str(folder)}
     with tempfile.TemporaryDirectory() as place:
         where = {"SYNTHNB_HOME": str(experiment.store.root.absolute())} if experiment.store else {}
@@ -84,9 +90,11 @@ def _render_page(
         notebook = nbformat.read(Path(place) / "report.ipynb", as_version=4)
     notebook.metadata["title"] = f"{spec.title or spec.name} – {testbed.name}"
     answer = experiment.answer() if count_results(experiment)[0] else "No result yet."
-    notebook.metadata["synthnb"] = {"study": spec.name, "testbed": testbed.name, "title": spec.title or spec.name, "question": spec.question, "answer": answer,
+    notebook.metadata["synthnb"] = {"study": spec.name, "testbed": testbed.name, "title": spec.title or spec.name,
+        "question": spec.question, "answer": answer,
                                     "status": status_line(experiment), "state": state}
-    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(ROOT / "data")], exclude_input=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(ROOT / "data")], exclude_input=True,
+        exclude_anchor_links=True)
     return exporter.from_notebook_node(notebook)[0]
 
 # %% ../../nbs/report/04_pages.ipynb #fed5ca13

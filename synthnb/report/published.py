@@ -30,7 +30,8 @@ def departures(
     "In what an experiment departs from the registered one."
     usual = tuple(range(experiment.testbed.seeds))
     found = [f"scale {experiment.scale}"] if experiment.scale != "full" else []
-    if tuple(experiment.seeds) != usual: found.append(f"seeds {format_seeds(experiment.seeds)} instead of {format_seeds(usual)}")
+    if tuple(experiment.seeds) != usual:
+        found.append(f"seeds {format_seeds(experiment.seeds)} instead of {format_seeds(usual)}")
     if experiment.overrides: found.append(f"options changed: {', '.join(experiment.overrides)}")
     return found or ([] if experiment.registered else ["the study or the testbed is a file of your own"])
 
@@ -42,7 +43,8 @@ def compare_published(
     published = published or ROOT / "reports" / experiment.testbed.name / experiment.spec.name / "results.csv"
     if not published.exists(): return f"no published evidence for {experiment.spec.name} on {experiment.testbed.name}"
     done, failed, missing = count_results(experiment)
-    different = departures(experiment) + ([f"{failed + missing} of {done + failed + missing} results are not there"] if failed or missing else [])
+    different = (departures(experiment)
+        + ([f"{failed + missing} of {done + failed + missing} results are not there"] if failed or missing else []))
     if different: return f"not comparable with the published evidence: {'; '.join(different)}"
     mine, theirs = results_csv(experiment.rows()), published.read_text(encoding="utf-8")
     if mine == theirs: return f"reproduces the published evidence to the byte ({len(mine.splitlines()) - 1:,} values)"
@@ -58,7 +60,9 @@ def staleness(
     with open(published, newline="", encoding="utf-8") as f: theirs = {row["key"] for row in csv.DictReader(f)}
     mine = {artefact.key for *_, artefact in experiment.walk()}
     if mine <= theirs: return None
-    return f"the published evidence is stale: {len(mine - theirs)} of its {len(mine)} artefacts have other keys today; run the study, then synthnb publish"
+    return (
+        f"the published evidence is stale: {len(mine - theirs)} of its {len(mine)} artefacts have other keys today; "
+        f"run the study, then synthnb publish")
 
 def _largest_difference(
     mine: pd.DataFrame,  # rows of this run
@@ -66,15 +70,19 @@ def _largest_difference(
 ) -> str:  # one line
     "The largest difference between two runs' means, in standard errors of the published one."
     keys = ["arm", "step", "slice", "metric"]
-    both = theirs.groupby(keys)["value"].agg(["mean", "sem"]).join(mine.groupby(keys)["value"].mean().rename("here"), how="outer")
+    both = theirs.groupby(keys)["value"].agg(["mean", "sem"]).join(mine.groupby(keys)["value"].mean().rename("here"),
+        how="outer")
     unpaired = both[both["mean"].isna() | both["here"].isna()]
     if len(unpaired):
-        some = f"{len(unpaired)} of {len(both)} figures stand in only one of the two, such as {_figure_name(unpaired.index[0])}"
+        some = (
+            f"{len(unpaired)} of {len(both)} figures stand in only one of the two, such as "
+            f"{_figure_name(unpaired.index[0])}")
         return f"differs from the published evidence: {some}"
     off = (both["here"] - both["mean"]).abs()
     off = (off / both["sem"]).where(off > 0, 0.0).fillna(float("inf"))
     worst = off.idxmax()
-    size = f"by at most {off[worst]:.1f} standard errors" if off[worst] < float("inf") else "in a figure that all its seeds share"
+    size = (f"by at most {off[worst]:.1f} standard errors" if off[worst] < float("inf")
+        else "in a figure that all its seeds share")
     return f"differs from the published evidence {size} ({_figure_name(worst)})"
 
 def _figure_name(
@@ -91,12 +99,17 @@ def publish_report(
     "Write the published evidence of a registered study that is complete, and the index of all."
     _, failed, missing = count_results(experiment)
     wrong = departures(experiment)
-    if failed: wrong.append(f"{failed} failed, such as " + "{arm} seed {seed}: {error}".format(**experiment.failures()[0]))
+    if failed:
+        wrong.append(f"{failed} failed, such as " + "{arm} seed {seed}: {error}".format(**experiment.failures()[0]))
     if missing: wrong.append(f"{missing} results are missing; run it first")
     name = f"{experiment.spec.name} on {experiment.testbed.name}"
-    if wrong: raise BadInput(f"{name} cannot be published: {'; '.join(wrong)}. Published is only a registered study at full scale, complete and unchanged")
+    if wrong:
+        raise BadInput(
+            f"{name} cannot be published: {'; '.join(wrong)}. Published is only a registered study at full scale, "
+            f"complete and unchanged")
     page = write_report(experiment, Path(root) / experiment.testbed.name / experiment.spec.name, published=True)
     picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', page.read_text())
-    if picture: (page.parent / "seeds.svg").write_bytes(base64.b64decode(picture[1]))  # the page's first figure, for those who link to it
+    # the page's first figure, for those who link to it
+    if picture: (page.parent / "seeds.svg").write_bytes(base64.b64decode(picture[1]))
     write_index(root)
     return page

@@ -36,7 +36,8 @@ def format_seeds(
 ) -> str:  # "0 to 7" or "0, 3, 5"
     "Seeds as people write them."
     seeds = list(seeds)
-    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
+    return (f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+        else ", ".join(map(str, seeds)))
 
 def status_line(
     experiment: "Experiment",  # a study on a testbed
@@ -44,7 +45,9 @@ def status_line(
     "How much of a study there is, in one line."
     done, failed, missing = count_results(experiment)
     rest = "".join(f", {n} {name}" for n, name in ((failed, "failed"), (missing, "missing")) if n)
-    return f"{done} of {done + failed + missing} results{rest}; {len(experiment.cells)} arms, seeds {format_seeds(experiment.seeds)}"
+    return (
+        f"{done} of {done + failed + missing} results{rest}; {len(experiment.cells)} arms, seeds "
+        f"{format_seeds(experiment.seeds)}")
 
 def header(
     experiment: "Experiment",  # a study on a testbed
@@ -56,12 +59,15 @@ def header(
     where = [spec.name, testbed.title or testbed.name, f"seeds {format_seeds(experiment.seeds)}"]
     if experiment.scale != "full": where.append(f"scale {experiment.scale}")
     where += [f"{key} = {value}" for key, value in experiment.overrides.items()]
-    counts = [(done, "results done"), (failed, "failed"), (missing, "missing"), (len(experiment.cells), "arms"), (len(experiment.seeds), "seeds each")]
-    status = "".join(f'<li{" class=bad" if n and name in ("failed", "missing") else ""}><b>{n}</b> {name}</li>' for n, name in counts)
+    counts = [(done, "results done"), (failed, "failed"), (missing, "missing"), (len(experiment.cells), "arms"),
+        (len(experiment.seeds), "seeds each")]
+    status = "".join(f'<li{" class=bad" if n and name in ("failed", "missing") else ""}><b>{n}</b> {name}</li>'
+        for n, name in counts)
     answer = experiment.answer() if done else "No result yet."
     facts = _headline_facts(experiment.comparisons(), experiment.worths(), rows) if done else ""
     return (f'<p class="eyebrow">{escape(" · ".join(where))}</p><h1>{escape(spec.title or spec.name)}</h1>'
-            f'<p class="question">{escape(spec.question)}</p><ul class="status">{status}</ul><p class="answer">{escape(answer)}</p>{facts}')
+            f'<p class="question">{escape(spec.question)}</p><ul class="status">{status}</ul><p '
+            f'class="answer">{escape(answer)}</p>{facts}')
 
 def _headline_facts(
     comparisons: list[Comparison],  # declared contrasts, the headline first
@@ -72,16 +78,22 @@ def _headline_facts(
     if not comparisons or comparisons[0].difference is None: return ""
     first = comparisons[0]
     means = final_values(rows, "test", "top1").groupby("arm").mean()
-    facts = [(f"{format_number(first.difference, sign=True)} points", f"{first.arm} against {first.reference}, interval {format_interval(first)}"),
-             (f"{format_number(means[first.arm])} %", f"top-1 of {first.arm}; {first.reference} has {format_number(means[first.reference])} %"),
+    facts = [(f"{format_number(first.difference, sign=True)} points",
+        f"{first.arm} against {first.reference}, interval {format_interval(first)}"),
+             (f"{format_number(means[first.arm])} %",
+             f"top-1 of {first.arm}; {first.reference} has {format_number(means[first.reference])} %"),
              (first.verdict, f"verdict on {first.n} paired seeds")]
     if first.arm in worths:
         size, _, rest = worth_phrase(worths[first.arm]).removeprefix("worth ").partition(" (")
-        facts.insert(1, (re.sub(" extra real images?", "", size), "extra real images is what that is worth" + (f" ({rest}" if rest else "")))
-    return '<dl class="facts">' + "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(size)}</dd></div>" for size, what in facts) + "</dl>"
+        facts.insert(1,
+            (re.sub(" extra real images?", "", size), "extra real images is what that is worth"
+            + (f" ({rest}" if rest else "")))
+    return ('<dl class="facts">'
+        + "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(size)}</dd></div>" for size, what in facts) + "</dl>")
 
 # %% ../../nbs/report/02_sections.ipynb #d382acec
-VARIED_PARTS = {"subset": "the real base set", "generator": "the training of the generator", "pool": "the generated images",
+VARIED_PARTS = {"subset": "the real base set", "generator": "the training of the generator",
+    "pool": "the generated images",
          "training": "the classifier's first weights and batches"}
 
 def judge_note(
@@ -90,7 +102,9 @@ def judge_note(
     "How good the judge is: fidelity cannot be better than the one who measures it."
     found = final_values(rows, "val", "judge_top1")
     if not len(found): return ""
-    return f'<p class="note">The judge itself is right on {format_number(found.mean())} % of real validation images. KID is the distance of its features.</p>'
+    return (
+        f'<p class="note">The judge itself is right on {format_number(found.mean())} % of real validation images. KID '
+        f'is the distance of its features.</p>')
 
 def seed_variation(
     experiment: "Experiment",  # a study on a testbed
@@ -102,7 +116,8 @@ def seed_variation(
     for vary, arms in said.items():
         fixed = [words for name, words in VARIED_PARTS.items() if name not in vary]
         who = "Each seed draws anew" if len(said) == 1 else f"{', '.join(arms)}: each seed draws anew"
-        lines.append(f"{who} {_join_words([VARIED_PARTS[name] for name in vary]) or 'nothing'}" + (f"; all seeds share {_join_words(fixed)}." if fixed else "."))
+        lines.append(f"{who} {_join_words([VARIED_PARTS[name] for name in vary]) or 'nothing'}"
+            + (f"; all seeds share {_join_words(fixed)}." if fixed else "."))
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 def _join_words(
@@ -116,15 +131,20 @@ def failure_blocks(
 ) -> str:  # HTML; empty where nothing failed and nothing is missing
     "What failed, with the end of its log, and what is missing."
     failed = experiment.failures()
-    blocks = [f'<div class="failure"><h3>{escape(f["arm"])}, seed {f["seed"]}: {escape(f["kind"])} failed</h3><p>{escape(str(f["error"]))}</p>'
+    blocks = [
+        f'<div class="failure"><h3>{escape(f["arm"])}, seed {f["seed"]}: {escape(f["kind"])} '
+        f'failed</h3><p>{escape(str(f["error"]))}</p>'
               f'<pre tabindex="0">{escape(str(f["tail"]).strip())}</pre></div>' for f in failed]
     missing: dict[str, list[str]] = {}
     for arm, seed in experiment.missing():
         if (arm, seed) not in {(f["arm"], f["seed"]) for f in failed}: missing.setdefault(arm, []).append(str(seed))
-    gaps = "".join(f"<li>{escape(arm)}: seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}</li>" for arm, seeds in missing.items())
+    gaps = "".join(f"<li>{escape(arm)}: seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}</li>"
+        for arm, seeds in missing.items())
     if gaps: blocks.append(f'<div class="failure"><h3>Missing</h3><ul>{gaps}</ul></div>')
     if not blocks: return ""
-    return '<h2 id="failures">Failed and missing</h2><p>Every arm stands with the seeds that remain, compared on shared seeds.</p>' + "".join(blocks)
+    return (
+        '<h2 id="failures">Failed and missing</h2><p>Every arm stands with the seeds that remain, compared on shared '
+        'seeds.</p>' + "".join(blocks))
 
 def environment_list(
     costs: pd.DataFrame,  # one row an artefact
@@ -132,16 +152,19 @@ def environment_list(
     "Where, when and with what the results were made."
     def every(name): return "; ".join(dict.fromkeys(costs[name].dropna().astype(str))) if name in costs else ""
     made = sorted(costs["made"].dropna().astype(str)) if "made" in costs else []
-    facts = {name: every(column) for name, column in (("Machine", "host"), ("Device", "device"), ("Versions", "versions"), ("Commit", "commit"))}
+    facts = {name: every(column)
+        for name, column in (("Machine", "host"), ("Device", "device"), ("Versions", "versions"), ("Commit", "commit"))}
     facts["Made"] = " to ".join(dict.fromkeys(made[:1] + made[-1:]))
-    return '<dl class="plain">' + "".join(f"<dt>{name}</dt><dd>{escape(value or 'not recorded')}</dd>" for name, value in facts.items()) + "</dl>"
+    return '<dl class="plain">' + "".join(f"<dt>{name}</dt><dd>{escape(value or 'not recorded')}</dd>"
+        for name, value in facts.items()) + "</dl>"
 
 def data_notes(
     experiment: "Experiment",  # a study on a testbed
 ) -> str:  # HTML
     "What the real images are: how many classes and images, and what was odd about those that came from outside."
     worlds = {cell.world.dataset.key: cell for cell in experiment.cells.values()}
-    lines = [(_source_name(cell.setting.dataset), line) for cell in worlds.values() for line in describe_data(cell.world, experiment.store)]
+    lines = [(_source_name(cell.setting.dataset), line) for cell in worlds.values()
+        for line in describe_data(cell.world, experiment.store)]
     return "<ul>" + "".join(f"<li>{escape(source)}: {escape(line)}</li>" for source, line in lines) + "</ul>"
 
 def _source_name(
@@ -158,8 +181,13 @@ def download_links(
     published: bool,  # published pages have no executed notebooks beside them
 ) -> str:  # HTML
     "Downloads, and on one's own machine the executed notebooks."
-    files = {"results.csv": "every number, long form", "costs.csv": "seconds and memory of every artefact", "table.tex": "LaTeX, with booktabs"}
-    found = "".join(f'<li><a href="{name}" download>{name}</a> <span class="note">{what}</span></li>' for name, what in files.items())
-    paths = {arm: Path(cell.notebook) for arm, cell in experiment.cells.items() if not published and Path(cell.notebook).exists()}
-    books = "".join(f'<li><a href="{escape(Path(os.path.relpath(path, folder)).as_posix())}">{escape(arm)}</a></li>' for arm, path in paths.items())
-    return f'<ul class="links">{found}</ul>' + (f'<h3>Executed notebooks</h3><ul class="links">{books}</ul>' if books else "")
+    files = {"results.csv": "every number, long form", "costs.csv": "seconds and memory of every artefact",
+        "table.tex": "LaTeX, with booktabs"}
+    found = "".join(f'<li><a href="{name}" download>{name}</a> <span class="note">{what}</span></li>'
+        for name, what in files.items())
+    paths = {arm: Path(cell.notebook) for arm, cell in experiment.cells.items() if not published
+        and Path(cell.notebook).exists()}
+    books = "".join(f'<li><a href="{escape(Path(os.path.relpath(path, folder)).as_posix())}">{escape(arm)}</a></li>'
+        for arm, path in paths.items())
+    return (f'<ul class="links">{found}</ul>'
+        + (f'<h3>Executed notebooks</h3><ul class="links">{books}</ul>' if books else ""))

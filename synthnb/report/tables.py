@@ -41,7 +41,8 @@ def per_class(
     table = chosen.pivot_table(index="name", columns="arm", values="value", aggfunc="mean").sort_index()
     return table.reindex(columns=[arm for arm in arms if arm in table]), chosen.groupby("name")["n"].first()
 
-MEASURED = {"top5": ("test", "top5"), "train": ("train", "top1"), "synthetic": ("synthetic", "top1"), "val": ("val", "top1"), "gap": ("train", "gap"),
+MEASURED = {"top5": ("test", "top5"), "train": ("train", "top1"), "synthetic": ("synthetic", "top1"),
+    "val": ("val", "top1"), "gap": ("train", "gap"),
             "kid": ("pool", "kid"), "fidelity": ("pool", "fidelity"), "disparity": ("test", "disparity")}
 
 def summary_table(
@@ -70,7 +71,8 @@ def format_number(
     "A number for people."
     if value is None or pd.isna(value): return ABSENT
     text = f"{scale * float(value):{'+' if sign else ''}.{digits}f}"
-    return ("−" + text[1:]) if text.startswith("-") and float(text) != 0 else text.lstrip("-+") if float(text) == 0 else text
+    return (("−" + text[1:]) if text.startswith("-") and float(text) != 0 else text.lstrip("-+") if float(text) == 0
+        else text)
 
 def table_cell(
     text: Any,  # what stands in the cell
@@ -93,14 +95,17 @@ def html_table(
 ) -> str:  # HTML: scoped headings, inside a region that scrolls sideways by keyboard too
     "A plain table; the page's script adds filter and sort."
     right = set(numeric)
-    heads = "".join(f'<th scope="col"{" class=num" if i in right else ""}>{escape(name)}</th>' for i, name in enumerate(head))
+    heads = "".join(f'<th scope="col"{" class=num" if i in right else ""}>{escape(name)}</th>'
+        for i, name in enumerate(head))
     lines = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>\n' for name, cells in body)
     said = escape(caption)
-    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{said}"><table class="lab"><caption><span>{said}</span></caption>'
+    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{said}"><table '
+        f'class="lab"><caption><span>{said}</span></caption>'
             f'<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>')
 
 # %% ../../nbs/report/00_tables.ipynb #9235d422
-MAIN_HEAD = ["arm", "top-1 %", "n", "Δ points", "verdict", "worth, real images", "train %", "synth. %", "val %", "gap", "KID",
+MAIN_HEAD = ["arm", "top-1 %", "n", "Δ points", "verdict", "worth, real images", "train %", "synth. %", "val %", "gap",
+    "KID",
              "fidelity %", "min/max class"]
 
 def reference_of(
@@ -130,7 +135,8 @@ def worth_cell(
 ) -> str:  # an HTML cell
     "Median and interval in extra real images; `< 0` is less than none, `> n` more than the scale holds."
     if worth is None or worth.median is None: return table_cell(ABSENT)
-    def images(x): return "< 0" if x == -np.inf else f"> {worth.largest - worth.smallest}" if x == np.inf else f"{x:.0f}"
+    def images(x):
+        return "< 0" if x == -np.inf else f"> {worth.largest - worth.smallest}" if x == np.inf else f"{x:.0f}"
     between = "" if worth.low is None else f"{images(worth.low)} … {images(worth.high)}"
     return table_cell(images(worth.median), max(min(worth.median, 1e9), -1e9), below=between)
 
@@ -151,19 +157,23 @@ def _effect_cells(
     if versus is None:
         known = arm != reference and {arm, reference} <= set(values.index.get_level_values(0))
         plain = (values[arm] - values[reference]).mean() if known else None
-        return [table_cell(format_number(plain, sign=True), plain), table_cell("reference" if arm == reference else "no contrast", kind="verdict none")]
+        return [table_cell(format_number(plain, sign=True), plain),
+            table_cell("reference" if arm == reference else "no contrast", kind="verdict none")]
     other = f"to {versus.reference}: " if versus.reference != reference else ""
     below = other + format_interval(versus) if versus.low is not None else other.rstrip(": ")
-    return [table_cell(format_number(versus.difference, sign=True), versus.difference, below=below), verdict_cell(versus)]
+    return [table_cell(format_number(versus.difference, sign=True), versus.difference, below=below),
+        verdict_cell(versus)]
 
 def _quality_cells(
     line: pd.Series,  # one line of `summary_table`
 ) -> list[str]:  # train, synthetic, val, gap, kid, fidelity, disparity with the worst class below
     "How far an arm overfits, how good its pool is, whom it serves worst."
-    worst = f"{line['worst']}: {format_number(line['worst_top1'])} % of {int(line['worst_n'])}" if isinstance(line["worst"], str) else ""
+    worst = (f"{line['worst']}: {format_number(line['worst_top1'])} % of {int(line['worst_n'])}"
+        if isinstance(line["worst"], str) else "")
     plain = [table_cell(format_number(line[name]), line[name]) for name in ("train", "synthetic", "val")]
     return [*plain, table_cell(format_number(line["gap"]), line["gap"], shade=line["gap"]),
-            table_cell(format_number(line["kid"], 3, 1), line["kid"]), table_cell(format_number(line["fidelity"]), line["fidelity"]),
+            table_cell(format_number(line["kid"], 3, 1), line["kid"]),
+            table_cell(format_number(line["fidelity"]), line["fidelity"]),
             table_cell(format_number(line["disparity"], 2, 1), line["disparity"], below=worst)]
 
 def main_table(
@@ -171,15 +181,20 @@ def main_table(
     rows: pd.DataFrame,  # its rows
 ) -> str:  # HTML
     "The table of a study: one line an arm."
-    arms, reference, values = list(experiment.spec.arms), reference_of(experiment.spec), final_values(rows, "test", "top1")
-    versus, worths, lines = contrast_by_arm(experiment.spec, experiment.comparisons()), experiment.worths(), summary_table(rows, arms)
+    arms, reference, values = (list(experiment.spec.arms), reference_of(experiment.spec),
+        final_values(rows, "test", "top1"))
+    versus, worths, lines = (contrast_by_arm(experiment.spec, experiment.comparisons()), experiment.worths(),
+        summary_table(rows, arms))
     body = []
     for arm in arms:
         spread = f" ± {format_number(lines.loc[arm, 'std'])}" if not pd.isna(lines.loc[arm, "std"]) else ""
         more = "" if pd.isna(lines.loc[arm, "top5"]) else f"top-5 {format_number(lines.loc[arm, 'top5'])}"
         top1, n = lines.loc[arm, "top1"], lines.loc[arm, "n"]
         first = [table_cell(format_number(top1) + spread, top1, kind="num strong", below=more), table_cell(n, n)]
-        body.append((arm, [*first, *_effect_cells(arm, values, versus.get(arm), reference), worth_cell(worths.get(arm)), *_quality_cells(lines.loc[arm])]))
+        body.append(
+            (arm,
+            [*first, *_effect_cells(arm, values, versus.get(arm), reference), worth_cell(worths.get(arm)),
+            *_quality_cells(lines.loc[arm])]))
     caption = f"Top-1 accuracy on test images, mean ± standard deviation over seeds; Δ to {reference}, paired by seed."
     return html_table(caption, MAIN_HEAD, body, [1, 2, 3, *range(5, 13)])
 
@@ -191,11 +206,13 @@ def contrasts_table(
     head = ["contrast", "seeds", "Δ points", "interval", "verdict", "Holm p", "sign-flip p", "could show"]
     def line(c):
         ps = [table_cell(ABSENT if p is None else format_p(p), p) for p in (c.p_holm, c.p_signflip)]
-        effect = [table_cell(c.n, c.n), table_cell(format_number(c.difference, sign=True), c.difference), table_cell(format_interval(c), c.low), verdict_cell(c)]
+        effect = [table_cell(c.n, c.n), table_cell(format_number(c.difference, sign=True), c.difference),
+            table_cell(format_interval(c), c.low), verdict_cell(c)]
         return f"{c.arm} against {c.reference}", [*effect, *ps, table_cell(format_number(c.smallest), c.smallest)]
     words = "".join(f"<li>{escape(comparison_sentence(c))}</li>" for c in comparisons)
     caption = "Declared contrasts, paired by seed; intervals and Holm's p values count all of them."
-    return html_table(caption, head, [line(c) for c in comparisons], [1, 2, 3, 5, 6, 7]) + f'<ul class="words">{words}</ul>'
+    return (html_table(caption, head, [line(c) for c in comparisons], [1, 2, 3, 5, 6, 7])
+        + f'<ul class="words">{words}</ul>')
 
 def differences_table(
     experiment: "Experiment",  # a study on a testbed
@@ -215,7 +232,8 @@ def classes_table(
 ) -> str:  # HTML
     "Accuracy of every class in every arm."
     table, size = per_class(rows, arms)
-    body = [(str(name), [table_cell(int(size[name]), size[name]), *(table_cell(format_number(v), v) for v in line)]) for name, line in zip(table.index, table.to_numpy(), strict=True)]
+    body = [(str(name), [table_cell(int(size[name]), size[name]), *(table_cell(format_number(v), v) for v in line)])
+        for name, line in zip(table.index, table.to_numpy(), strict=True)]
     caption = "Test accuracy of each class in percent, mean over seeds; n is the class's test images."
     return html_table(caption, ["class", "n", *table.columns], body, range(1, len(table.columns) + 2))
 
@@ -224,29 +242,38 @@ def costs_table(
 ) -> str:  # HTML
     "Seconds and memory by kind of artefact."
     def line(kind, part):
-        cells = [table_cell(len(part), len(part)), *(table_cell(f"{v:,.1f}", v) for v in (part["seconds"].sum(), part["seconds"].mean(), part["cpu_seconds"].sum()))]
+        cells = [table_cell(len(part), len(part)),
+            *(table_cell(f"{v:,.1f}", v)
+            for v in (part["seconds"].sum(), part["seconds"].mean(), part["cpu_seconds"].sum()))]
         return kind, [*cells, table_cell(f"{part['peak_mb'].max():,.0f}", part["peak_mb"].max())]
     body = [line(kind, part) for kind, part in costs.groupby("kind", sort=False)]
     if body: body.append(line("all", costs))
     head = ["kind", "made", "seconds", "seconds each", "CPU seconds", "peak MB"]
-    return html_table("What was made, once each, and what it cost; peak memory is the process's.", head, body, range(1, 6))
+    return html_table("What was made, once each, and what it cost; peak memory is the process's.", head, body,
+        range(1, 6))
 
 POOL = {  # column -> metric of the pool, decimals, factor
-    "fidelity %": ("fidelity", 1, 100), "KID": ("kid", 3, 1), "Vendi score in a class": ("vendi", 1, 1), "CLIP distance in a class": ("clip_distance", 3, 1)}
+    "fidelity %": ("fidelity", 1, 100), "KID": ("kid", 3, 1), "Vendi score in a class": ("vendi", 1, 1),
+    "CLIP distance in a class": ("clip_distance", 3, 1)}
 
 def pools_table(
     rows: pd.DataFrame,  # tidy rows
     arms: list[str],  # in the order of the study
 ) -> str:  # HTML; empty where no arm has a pool
     "How good and how diverse the synthetic images of each arm are."
-    size, found = final_values(rows, "batch", "pool_synthetic").groupby("arm").mean(), {name: final_values(rows, "pool", POOL[name][0]) for name in POOL}
+    size, found = (final_values(rows, "batch", "pool_synthetic").groupby("arm").mean(),
+        {name: final_values(rows, "pool", POOL[name][0]) for name in POOL})
     shown = [name for name in POOL if len(found[name])]
     def cell(name, arm):
         values, (_, digits, scale) = found[name].get(arm, pd.Series(dtype=float)), POOL[name]
         spread = f" ± {format_number(values.std(), digits, scale)}" if len(values) > 1 else ""
         return table_cell(format_number(values.mean(), digits, scale) + spread, values.mean())
-    body = [(arm, [table_cell(format_number(size.get(arm), 0, 1), size.get(arm)), *(cell(name, arm) for name in shown)]) for arm in arms if size.get(arm)]
-    caption = "The synthetic images that each arm trains on, mean ± standard deviation over seeds; the Vendi score counts how many different images there are."
+    body = [(arm,
+        [table_cell(format_number(size.get(arm), 0, 1), size.get(arm)), *(cell(name, arm) for name in shown)])
+        for arm in arms if size.get(arm)]
+    caption = (
+        "The synthetic images that each arm trains on, mean ± standard deviation over seeds; the Vendi score counts "
+        "how many different images there are.")
     return html_table(caption, ["arm", "images", *shown], body, range(1, len(shown) + 2)) if body else ""
 
 def mixes_table(
@@ -254,11 +281,17 @@ def mixes_table(
     arms: list[str],  # in the order of the study
 ) -> str:  # HTML
     "What each arm was trained on: sizes of its sets, real share requested and realised, draws."
-    head = {"real images": "pool_real", "synthetic images": "pool_synthetic", "real share asked %": "real_share_requested", "realised %": "real_share",
-            "draws of real": "draws_real", "draws of synthetic": "draws_synthetic", "draws of each real": "draws_per_real"}
+    head = {"real images": "pool_real", "synthetic images": "pool_synthetic",
+        "real share asked %": "real_share_requested", "realised %": "real_share",
+            "draws of real": "draws_real", "draws of synthetic": "draws_synthetic",
+            "draws of each real": "draws_per_real"}
     found = {name: final_values(rows, "batch", metric).groupby("arm").mean() for name, metric in head.items()}
     def cell(name, arm):
         value = found[name].get(arm)
-        return table_cell(format_number(value, 1) if name.endswith("%") else format_number(value, 1 if name == "draws of each real" else 0, 1), value)
-    caption = "What each arm was trained on, by set sizes and by draws, mean over seeds; all arms take the same number of steps."
-    return html_table(caption, ["arm", *head], [(arm, [cell(name, arm) for name in head]) for arm in arms], range(1, len(head) + 1))
+        return table_cell(format_number(value, 1) if name.endswith("%")
+            else format_number(value, 1 if name == "draws of each real" else 0, 1), value)
+    caption = (
+        "What each arm was trained on, by set sizes and by draws, mean over seeds; all arms take the same number "
+        "of steps.")
+    return html_table(caption, ["arm", *head], [(arm, [cell(name, arm) for name in head]) for arm in arms],
+        range(1, len(head) + 1))

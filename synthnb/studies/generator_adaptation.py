@@ -18,7 +18,8 @@ study = StudySpec(
     name="generator_adaptation",
     title="The external generator as is, or adapted by LoRA",
     question="Is a text-to-image model worth adapting to the few real images that there are, before it makes more?",
-    prediction="Adaptation lowers KID. Synthetic only: adapted is 10 points or more above as is. Added to real images: adapted is a few points above as is, "
+    prediction="Adaptation lowers KID. Synthetic only: adapted is 10 points or more above as is. Added to real images: "
+    "adapted is a few points above as is, "
     "and both help real only.",
     arms={
         "real only": {},

@@ -19,13 +19,17 @@ SOURCES = {
 study = StudySpec(
     name="generator_source",
     title="Internal and external generators",
-    question="Where should synthetic images come from: a model trained on the real base set alone, or knowledge from outside?",
-    prediction="Internal images are nearer to real ones (KID). Synthetic only: internal is 10 points or more above external; renderings are a little above the "
-    "text-to-image model that learnt from them; edm is no worse than ddpm. Added to real images: 0 to 2 points, mostly not shown.",
+    question="Where should synthetic images come from: a model trained on the real base set alone, or knowledge from "
+    "outside?",
+    prediction="Internal images are nearer to real ones (KID). Synthetic only: internal is 10 points or more above "
+    "external; renderings are a little above the "
+    "text-to-image model that learnt from them; edm is no worse than ddpm. Added to real images: 0 to 2 points, mostly "
+    "not shown.",
     arms={
         "real only": {},
         **{f"real + 3x, {name}": {"mix.synthetic": 3, "generator": source} for name, source in SOURCES.items()},
-        **{f"synthetic only, {name}": {"mix.real": 0, "mix.synthetic": 3, "generator": source} for name, source in SOURCES.items()},
+        **{f"synthetic only, {name}": {"mix.real": 0, "mix.synthetic": 3, "generator": source}
+        for name, source in SOURCES.items()},
     },
     contrasts=(
         ("real + 3x, external", "real + 3x, internal ddpm"),

@@ -14,13 +14,16 @@ SCALES = (1.5, 2.0, 4.0, 7.5)
 study = StudySpec(
     name="guidance",
     title="Classifier-free guidance: diverse or clean",
-    question="How strongly should a text-to-image model be held to its prompt when its images are to train a classifier?",
-    prediction="Fidelity rises and diversity falls with guidance. Synthetic only: 2 beats 7.5 by several points. Added to real images: 2 is at least as good "
+    question="How strongly should a text-to-image model be held to its prompt when its images are to train a "
+    "classifier?",
+    prediction="Fidelity rises and diversity falls with guidance. Synthetic only: 2 beats 7.5 by several points. Added "
+    "to real images: 2 is at least as good "
     "as 7.5, differences of 2 points or less. All four help real only by 4 to 8 points.",
     arms={
         "real only": {},
         **{f"real + 3x, guidance {w:g}": {"mix.synthetic": 3, "generator.guidance": w} for w in SCALES},
-        **{f"synthetic only, guidance {w:g}": {"mix.real": 0, "mix.synthetic": 3, "generator.guidance": w} for w in SCALES},
+        **{f"synthetic only, guidance {w:g}": {"mix.real": 0, "mix.synthetic": 3, "generator.guidance": w}
+        for w in SCALES},
     },
     contrasts=(
         ("real + 3x, guidance 2", "real + 3x, guidance 7.5"),

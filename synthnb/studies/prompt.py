@@ -21,9 +21,12 @@ ARMS = {
 study = StudySpec(
     name="prompt",
     title="Class name, caption, perturbed caption",
-    question="What should a text-to-image model be told: the class alone, what is seen on real images, or something a little different each time?",
-    prediction="Diversity: class name < caption <= perturbed; synonyms raise it no more than captions. Synthetic only: perturbed is best, class name worst, "
-    "as published. Added to real images: the same order, differences of 1 to 3 points. Perturbed against its control, synonyms: a small gain, if any.",
+    question="What should a text-to-image model be told: the class alone, what is seen on real images, or something a "
+    "little different each time?",
+    prediction="Diversity: class name < caption <= perturbed; synonyms raise it no more than captions. Synthetic only: "
+    "perturbed is best, class name worst, "
+    "as published. Added to real images: the same order, differences of 1 to 3 points. Perturbed against its control, "
+    "synonyms: a small gain, if any.",
     common={"generator.guidance": 7.5},
     arms={
         "real only": {},

@@ -12,8 +12,10 @@ from ..base.options import StudySpec
 study = StudySpec(
     name="synthetic_ratio",
     title="How many synthetic images per real one",
-    question="With few real images a class, do k synthetic images per real one help, and what are they worth in real images?",
-    prediction="digits-wild with renderings: 3x synthetic gains about 8 points, worth 50 to 100 real images; 10x is no better than 3x; noise harms. "
+    question="With few real images a class, do k synthetic images per real one help, and what are they worth in real "
+    "images?",
+    prediction="digits-wild with renderings: 3x synthetic gains about 8 points, worth 50 to 100 real images; 10x is no "
+    "better than 3x; noise harms. "
     "digits with a diffusion model trained on the same real images: neither gain nor harm.",
     arms={
         "real only": {},

@@ -6,7 +6,8 @@ import socket
 def _checked(connect):
     "A socket's connect that refuses other machines; datagram sockets send nothing when they connect."
     def guarded(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM and not _local(address[0]):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM and not _local(
+            address[0]):
             raise ConnectionRefusedError(f"tests use no network, but something asked for {address[0]}:{address[1]}")
         return connect(self, address)
     return guarded
