@@ -13,13 +13,12 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import file_map
 import pytest
 import stage_code
+from file_map import WINGS
 
 ROOT = Path(__file__).resolve().parent.parent
-# a wing imports from the wings before it, and within a wing a notebook from those before it; studies stand beside and
-# import options alone, the maker of data/glyph is imported by the command alone
-WINGS = ("base", "data", "learn", "generate", "glyph", "lab", "studies", "engine", "report", "interface")
 LIGHT = (  # no torch: `synthnb plan` answers at once
     "base.options base.plugins base.store data.external_images data.pretrained generate.captions generate.ready_made "
     "lab.artefacts lab.stages lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
@@ -109,7 +108,8 @@ def test_no_star_imports():
 
 def test_the_package_itself_imports_nothing():
     inits = [ROOT / "synthnb" / "__init__.py", *(ROOT / "synthnb" / wing / "__init__.py" for wing in WINGS)]
-    assert [name for init in inits for _, name in imported(init)] == []
+    statements = [node for init in inits for node in ast.parse(init.read_text()).body]
+    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in statements)
 
 
 def test_one_notebook_a_module_and_the_reverse():
@@ -186,6 +186,13 @@ def test_templates_keep_their_parameters(exported):
         tags = [c["metadata"].get("tags", []) for c in json.loads(template.read_text())["cells"]]
         assert (sum("parameters" in t for t in tags)
             == 1), f"{template.name} needs exactly one cell with the tag `parameters`"
+
+
+def test_the_file_map_is_that_of_the_notebooks():
+    text = file_map.README.read_text()
+    assert text == file_map.written(text), "`make export` writes the file map in nbs/README.md anew"
+    missing = [wing for wing in WINGS if f"| `{wing}` |" not in text]
+    assert missing == [], "the table of wings in nbs/README.md lacks these"
 
 
 # ---- functions: documented and short
