@@ -52,3 +52,15 @@ def undisturbed(study, tmp_path_factory):
     home = tmp_path_factory.mktemp("undisturbed")
     out, err = finish(start(study, home))
     return {"home": home, "out": out, "err": err, "results": results(study, home)}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    "Say after everything else where the report was not tested in a browser, and why."
+    yield
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "test_report_browser" in r.nodeid]
+    if not skipped: return
+    terminalreporter.section(f"{len(skipped)} browser tests DID NOT RUN", "!", red=True, bold=True)
+    why = skipped[0].longrepr[2].removeprefix("Skipped: ")
+    terminalreporter.line(f"The report was not tested in a browser: {why}", red=True, bold=True)
+    terminalreporter.section("", "!")

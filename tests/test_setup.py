@@ -56,6 +56,14 @@ def test_make_lists_its_targets(project):
     assert code == 0 and "make demo" in said and "make test" in said
 
 
+def test_ci_ends_with_the_tests_that_did_not_run(tmp_path):
+    for tool in ("bash", "dirname", "id", "tail"): (tmp_path / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "make").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "make").chmod(0o755)
+    done = subprocess.run([ROOT / ".ci/run"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 3 and "THE BROWSER TESTS DID NOT RUN: no chromium here" in done.stdout.splitlines()[-2]
+
+
 def test_tests_reach_no_other_machine():
     # an address that no machine has (RFC 5737)
     knock = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
