@@ -1,6 +1,6 @@
 # `make` lists what there is. Everything happens in .venv, which is made once, and again when requirements.txt changes.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-kills bench lint export stages lab
+.PHONY: help demo check test test-slow test-kills bench lint export stages lab
 BIN := .venv/bin
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
@@ -18,8 +18,11 @@ demo: .venv/ready  ## run the first study on both embedded testbeds and print th
 lab: .venv/ready  ## open the tour in JupyterLab
 	@$(BIN)/jupyter lab nbs/tour.ipynb
 
-test: lint  ## lint, then every test but the slow ones, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term
+check: lint  ## lint, export without diff, and the tests that changed files concern: under a minute
+	@$(BIN)/python tests/changed.py
+
+test: lint  ## lint, then every test but the slow ones, two at a time, with coverage; the slowest are listed at the end
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --durations=15
 
 test-slow: .venv/ready  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
@@ -33,8 +36,8 @@ bench: .venv/ready  ## measure generation side by side with plain diffusers, int
 lint: .venv/ready  ## ruff over code, tests and notebooks
 	@$(BIN)/ruff check .
 
-export: .venv/ready  ## write synthnb/ from the notebooks, and clean these
-	@PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean
+export: .venv/ready  ## write synthnb/ and the file map from the notebooks, and clean these
+	@PATH="$(CURDIR)/$(BIN):$$PATH" && nbdev_export && nbdev_clean && python tests/file_map.py
 
 stages: .venv/ready  ## record the stages' code: after a new version, or a change that alters no result
 	@$(BIN)/python tests/stage_code.py

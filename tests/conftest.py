@@ -1,4 +1,5 @@
-"""What every test runs under: a store of its own, no network, no screen, one thread."""
+"""What every test runs under: a store of its own, no network, no screen, one thread; what xdist's workers share."""
+import json
 import os
 import runpy
 import shutil
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from filelock import FileLock
 
 from synthnb.base.environment import ROOT, one_thread
 
@@ -25,33 +27,63 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_reports_left():
+def few_count():
+    "Lines are counted in this process; in others only where a test asks with `runs.counting`, as it costs a third more."
+    if "COVERAGE_PROCESS_CONFIG" in os.environ: os.environ["COUNTING"] = os.environ.pop("COVERAGE_PROCESS_CONFIG")
+
+
+LOCAL = ROOT / "reports" / "local"
+BEFORE = pytest.StashKey[set]()
+
+
+def pytest_sessionstart(session):
+    session.config.stash[BEFORE] = {*LOCAL.glob("*"), *LOCAL.glob("*/*")}
+
+
+@pytest.hookimpl(trylast=True)  # after the workers of xdist
+def pytest_sessionfinish(session):
     "The local reports that tests made go with them; those that were there before stay."
     from synthnb.report.pages import write_index
-    local = ROOT / "reports" / "local"
-    before = {*local.glob("*"), *local.glob("*/*")}
-    yield
-    for folder in sorted({*local.glob("*"), *local.glob("*/*")} - before):
+    if hasattr(session.config, "workerinput"): return  # other workers may still write
+    for folder in sorted({*LOCAL.glob("*"), *LOCAL.glob("*/*")} - session.config.stash[BEFORE]):
         if folder.is_dir(): shutil.rmtree(folder)
-    if local.exists(): write_index(local)
+    if LOCAL.exists(): write_index(LOCAL)
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory):
+def once(tmp_path_factory):
+    "once(name, make): what `make(folder)` gives, made by the first worker of xdist that asks; the others wait for it."
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    def get(name, make):
+        told = common / f"{name}.json"
+        with FileLock(f"{told}.lock"):
+            if not told.exists():
+                (common / name).mkdir(exist_ok=True)
+                told.write_text(json.dumps(make(common / name)))
+        return json.loads(told.read_text())
+    return get
+
+
+@pytest.fixture(scope="session")
+def study(once):
     "The file of a small study, for whole runs."
     from runs import STUDY
-    path = tmp_path_factory.mktemp("study") / "small.yaml"
-    path.write_text(STUDY)
-    return str(path)
+    def write(folder):
+        (folder / "small.yaml").write_text(STUDY)
+        return str(folder / "small.yaml")
+    return once("study", write)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(study, tmp_path_factory):
-    "What a run of the small study leaves that nobody disturbs."
-    from runs import finish, results, start
-    home = tmp_path_factory.mktemp("undisturbed")
-    out, err = finish(start(study, home))
-    return {"home": home, "out": out, "err": err, "results": results(study, home)}
+def undisturbed(once, study):
+    "What a run of the small study leaves that nobody disturbs; who changes something takes a copy of its store."
+    from runs import counting, finish, results, start
+    def run(home):
+        out, err = finish(start(study, home, env=counting()))
+        return {"home": str(home), "out": out, "err": err, "results": results(study, home)}
+    found = once("undisturbed", run)
+    return found | {"home": Path(found["home"])}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -1,16 +1,19 @@
-"""What tests of whole runs share: the command in a process of its own, what it left in the store, and Dask processes started by hand."""
+"""What tests of whole runs share: the command, what it left in the store, and Dask processes started by hand."""
 import os
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 import psutil
 
 from synthnb.base.store import Store
+from synthnb.interface.cli import main
 from synthnb.lab.study import open_experiment
 from synthnb.report.files import results_csv
 
@@ -34,8 +37,21 @@ def synthnb(*words, home, cwd=None, env=None):
     return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True)
 
-def start(study, home, *args):
-    return synthnb("run", study, *ON, *args, home=home)
+def command(*words, home, cwd=".", env=None):
+    "The command in this process, a second less than in one of its own; what `subprocess.run` would give."
+    out, err, env = StringIO(), StringIO(), {"SYNTHNB_HOME": str(home), **(env or {})}
+    with (mock.patch.dict(os.environ, env), mock.patch.object(sys, "argv", ["synthnb", *words]),
+          mock.patch.object(sys, "path", [*sys.path]), chdir(cwd), redirect_stdout(out), redirect_stderr(err)):
+        try: main()
+        except SystemExit as e: code = e.code
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+def counting():
+    "An environment in which a process, and all that it starts, counts the lines that it executes."
+    return {"COVERAGE_PROCESS_CONFIG": os.environ["COUNTING"]} if "COUNTING" in os.environ else {}
+
+def start(study, home, *args, env=None):
+    return synthnb("run", study, *ON, *args, home=home, env=env)
 
 def finish(process, code=0, timeout=300):
     try: out, err = process.communicate(timeout=timeout)

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, finish, journal, synthnb
+from runs import ON, counting, finish, journal, synthnb
 
 from synthnb.base.store import Store
 from synthnb.engine.plan import repeat_command, status
@@ -54,8 +54,8 @@ def faults(tmp_path_factory):
     place = tmp_path_factory.mktemp("faults")
     (place / "faults.py").write_text(FAULTS)
     (place / "faults.yaml").write_text(STUDY)
-    out, err = finish(
-        synthnb("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5", home=place / "store", cwd=place), code=1)
+    words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
+    out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
     return {"place": place, "out": out, "err": err, "experiment": experiment,
         "status": {row["arm"]: row for row in status(experiment)}}

@@ -9,7 +9,7 @@ from synthnb.base.options import Setting, override
 from synthnb.base.store import Store
 from synthnb.lab.artefacts import artefacts, embedded_world
 from synthnb.lab.cell import Cell
-from synthnb.lab.stages import resolve_dataset, fetch
+from synthnb.lab.stages import fetch, resolve_dataset
 
 
 @pytest.mark.gpu

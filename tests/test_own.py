@@ -7,7 +7,7 @@ import pytest
 import runs
 import yaml
 from PIL import Image
-from runs import finish
+from runs import command, finish
 
 from synthnb.base.environment import ROOT
 from synthnb.base.store import Store
@@ -18,8 +18,11 @@ FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Roya
 
 
 def synthnb(*words, cwd, code=0):
-    "Run the command in a user's folder, which holds the store too; what it says on stdout and on stderr."
-    return finish(runs.synthnb(*words, home=cwd / "store", cwd=cwd), code, timeout=280)
+    "The command in a user's folder, which holds the store too; what it says on stdout and on stderr."
+    if words[0] == "run" and not code: return finish(runs.synthnb(*words, home=cwd / "store", cwd=cwd), timeout=280)
+    done = command(*words, home=cwd / "store", cwd=cwd)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def photos(folder, classes=("cat", "dog", "owl"), n=24, side=20):
@@ -40,7 +43,8 @@ def test_a_new_user_studies_a_folder(tmp_path):
         == "folder:my pets")
     planned, _ = synthnb("plan", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", cwd=tmp_path)
     assert "9 arms x 2 seeds" in planned and "notebook" in planned
-    ran, err = synthnb("run", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", cwd=tmp_path)
+    ran, err = synthnb("run", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", "--seeds", "1",
+        cwd=tmp_path)
     assert "On my-pets, real + 3x synthetic" in ran, ran + err
     page = Path(ran.split("report: ")[1].splitlines()[0]).read_text()
     assert "3 classes (cat, dog, owl), in colour; 39 images to train (13 to 13 a class)" in page

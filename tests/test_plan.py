@@ -2,6 +2,7 @@
 import re
 
 import pytest
+from runs import command
 from test_cli import synthnb
 
 from synthnb.base.environment import ROOT
@@ -41,13 +42,13 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
 
 def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused at once, and no name is looked up
-    done = synthnb("run", *PETS, home=tmp_path / "store")
+    done = synthnb("run", *PETS, home=tmp_path / "store")  # in a process of its own: Python reads a proxy once
     assert (done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines())
         == 1), done.stderr
 
 def test_show_and_the_debug_scale_do_without_images_too(tmp_path):
-    assert synthnb("show", *PETS, home=tmp_path / "store").returncode == 0
-    small = synthnb("plan", *PETS, "--scale", "debug", home=tmp_path / "store")
+    assert command("show", *PETS, home=tmp_path / "store").returncode == 0
+    small = command("plan", *PETS, "--scale", "debug", home=tmp_path / "store")
     assert small.returncode == 0 and "at least 8 training images" in small.stdout and "Llama" not in small.stdout
     assert "time: not measured yet" in small.stdout, "the testbed's estimate is for the full scale"
 
@@ -92,7 +93,7 @@ def test_what_is_measured_wins_over_what_is_stated(tmp_path):
         and "but for what was measured: splits" in repr(plan(again)))
 
 def test_on_digits_a_plan_says_what_it_said_and_a_line_of_the_disk(tmp_path):
-    done = synthnb("plan", "synthetic_ratio", "--on", "digits", home=tmp_path / "store")
+    done = command("plan", "synthetic_ratio", "--on", "digits", home=tmp_path / "store")
     lines = done.stdout.splitlines()
     assert (done.returncode == 0
         and re.fullmatch(r"time: (about .* on 2 workers, from measured costs|not measured yet .*)",

@@ -17,7 +17,7 @@ from synthnb.base.options import Encoder
 from synthnb.data.pretrained import model_identity
 from synthnb.generate import captions as writers
 from synthnb.generate import encoders, prompts
-from synthnb.generate.captions import instruction_text, caption_images, captioner_identity, perturb_captions
+from synthnb.generate.captions import caption_images, captioner_identity, instruction_text, perturb_captions
 
 CLASSES = ("cat", "big_dog", "owl")
 X, Y = np.random.default_rng(0).integers(0, 256, (7, 3, 20, 20), dtype=np.uint8), np.arange(7) % 3

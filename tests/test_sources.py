@@ -19,7 +19,7 @@ from synthnb.base.errors import BadInput
 from synthnb.base.options import Images
 from synthnb.base.plugins import add_module_folders
 from synthnb.data.decoding import Unreadable, decode_image
-from synthnb.data.external_images import source_identity, read_dataset
+from synthnb.data.external_images import read_dataset, source_identity
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ("Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference",

@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
+from runs import ON, STUDY, by_hand, counting, end, finish, journal, results, start, synthnb, until
 
 from synthnb.base.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
@@ -15,6 +15,21 @@ pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
 # a worker that has other code in memory
 STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"
+
+@pytest.fixture
+def pair(tmp_path):
+    "The file of the small study with two of its arms: a kernel of a worker started by hand imports for seconds."
+    arms = [line for line in STUDY.splitlines() if line.startswith(("  real x2", "  noise", "worth"))]
+    text = STUDY.replace(", [noise, real]", "")
+    for line in arms: text = text.replace(line + "\n", "")
+    (tmp_path / "small.yaml").write_text(text)
+    return str(tmp_path / "small.yaml")
+
+def of_pair(undisturbed):
+    "The rows of its arms, as a run of the whole study made them."
+    lines = undisturbed["results"].splitlines(keepends=True)
+    arm = lines[0].split(",").index("arm")
+    return "".join(line for line in lines if line.split(",")[arm] in ("arm", "real", "real + 1x"))
 
 @pytest.fixture
 def hand(tmp_path):
@@ -61,8 +76,7 @@ def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, t
 
 def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
     gone = "tcp://127.0.0.1:1"
-    _, err = finish(start(study, tmp_path / "store", "--scheduler", gone), 2)
-    assert err.startswith(f"synthnb: --scheduler {gone}: no scheduler answers") and len(err.splitlines()) == 1
+    waits = start(study, tmp_path / "nowhere", "--scheduler", gone)  # ten seconds
     hand.scheduler()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "stranger.py").write_text(STRANGER)
@@ -79,11 +93,14 @@ def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
         synthnb("run", study, *ON, "--set", "device=cuda", home=tmp_path / "store", env={"CUDA_VISIBLE_DEVICES": ""}),
         2)
     assert "this machine has no GPU; allowed: --set device=cpu" in err and len(err.splitlines()) == 1
+    _, err = finish(waits, 2)
+    assert err.startswith(f"synthnb: --scheduler {gone}: no scheduler answers") and len(err.splitlines()) == 1
+    assert not (tmp_path / "nowhere" / "runs").exists()
 
-def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_die(study, undisturbed, hand, tmp_path):
+def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_die(pair, undisturbed, hand, tmp_path):
     hand.scheduler()
     store = tmp_path / "store"
-    process = start(study, store, "--scheduler", hand.address)
+    process = start(pair, store, "--scheduler", hand.address, env=counting())
     said(process, f"waiting: no worker is connected to {hand.address}")
     out, _ = finish(synthnb("status", home=store))
     assert "waiting: no worker is connected to" in out and "not running" not in out
@@ -96,12 +113,12 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
     assert "it is sent home" in said(process, "has synthnb's code other")
     for _ in range(2): hand.worker()
     finish(process)
-    assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
+    assert results(pair, store) == of_pair(undisturbed) and max(journal(store).values()) == 1
 
-def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, undisturbed, hand, tmp_path):
+def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, undisturbed, hand, tmp_path):
     scheduler, store = hand.scheduler(), tmp_path / "store"
     for _ in range(2): hand.worker()
-    process = start(study, store, "--scheduler", hand.address)
+    process = start(pair, store, "--scheduler", hand.address)
     until(lambda: sum(key.startswith("generator-") for key in Store(store).keys()), process)
     scheduler.send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -115,8 +132,8 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(study, un
     until(lambda: all(worker.poll() is not None for worker in hand.processes[1:3]), timeout=60)
     hand.scheduler(port)
     for _ in range(2): hand.worker()
-    finish(start(study, store, "--scheduler", hand.address))
-    assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
+    finish(start(pair, store, "--scheduler", hand.address))
+    assert results(pair, store) == of_pair(undisturbed) and max(journal(store).values()) == 1
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
