@@ -2,10 +2,15 @@
 import ast
 import hashlib
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 RECORD = Path(__file__).with_name("stages.json")
 PACKAGE = Path(__file__).resolve().parent.parent / "synthnb"
+INPUTS = {("lab.stages", "fetch"), ("lab.stages", "ensure")}  # what they return has a key of its own
+KEEPING = ("base.environment", "base.errors", "base.store", "lab.artefacts")  # where artefacts lie, not what is in them
+OPTIONS = ("base.options", "base.generator_options")  # values are part of keys; only what methods compute is code
 
 
 def shape(node):
@@ -13,23 +18,99 @@ def shape(node):
     if isinstance(node, list): return [shape(n) for n in node]
     if not isinstance(node, ast.AST): return repr(node)
     fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, []) or name == "value"}
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node,
-        clean=False) is not None:
-        fields["body"] = node.body[1:]
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None: fields["body"] = node.body[1:]
     return [type(node).__name__, *([name, shape(value)] for name, value in fields.items())]
 
 
-def code(modules, package=PACKAGE):
-    "A hash of what these modules do."
-    trees = [[name, shape(ast.parse((package / f"{name.replace('.', '/')}.py").read_text()))]
-        for name in sorted(modules)]
-    return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
+class Module:
+    "What a file defines at its top, and what its names mean."
+    def __init__(self, path, name):
+        self.tree, self.name = ast.parse(path.read_text()), name
+        self.defined = {name: node for node in self.tree.body for name in names_of(node)}
+        self.imported = {}  # name -> dotted name of a module, or of something in it
+        for node in ast.walk(self.tree):
+            if not isinstance(node, ast.ImportFrom): continue
+            above = ["synthnb", *name.split(".")][:-node.level] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names: self.imported[alias.asname or alias.name] = f"{source}.{alias.name}"
 
 
-def now():
+def names_of(node):
+    "What a statement defines."
+    if isinstance(node, ast.FunctionDef | ast.ClassDef): return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+
+
+def without_annotations(node):
+    "Every node of a tree, but for the types of arguments and of what is returned."
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"): continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST): yield from without_annotations(child)
+
+
+class Package:
+    "Every module, and which definitions a definition uses."
+    def __init__(self, folder=PACKAGE):
+        files = {".".join(path.relative_to(folder).with_suffix("").parts): path for path in folder.rglob("*.py")}
+        self.modules = {name: Module(path, name) for name, path in files.items() if "." in name}
+        self.used = cache(self._used)
+
+    def find(self, dotted):
+        "The module and name of a definition, by `synthnb.wing.module.name`; None where it decides no content."
+        module, _, name = dotted.removeprefix("synthnb.").rpartition(".")
+        if module in KEEPING: return None
+        return (module, name) if module in self.modules and name in self.modules[module].defined else None
+
+    def body(self, module, name):
+        "What counts of a definition."
+        node = self.modules[module].defined[name]
+        if module not in OPTIONS or not isinstance(node, ast.ClassDef): return node
+        checks = ("field_validator", "model_validator")
+        return [method for method in node.body if isinstance(method, ast.FunctionDef)
+                and not any(check in ast.unparse(d) for d in method.decorator_list for check in checks)]
+
+    def _used(self, module, name):
+        "The definitions of ours that a definition names, by itself, through a module, or as `module:function`."
+        here, nodes, found = self.modules[module], self.body(module, name), set()
+        for node in (n for top in (nodes if isinstance(nodes, list) else [nodes]) for n in without_annotations(top)):
+            if isinstance(node, ast.Name): names = [here.imported.get(node.id, f"synthnb.{module}.{node.id}")]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names = [f"{here.imported.get(node.value.id, '')}.{node.attr}"]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names = [text.replace(":", ".") for text in re.findall(r"^synthnb\.[\w.]+:\w+$", node.value)]
+            else: continue
+            found |= {self.find(dotted) for dotted in names} - {None}
+        return found
+
+    def behind(self, *roots):
+        "All definitions that some use, themselves among them."
+        found, new = set(), set(roots)
+        while new:
+            found |= new
+            new = {used for one in new - INPUTS for used in self.used(*one)} - found
+        return found - INPUTS
+
+    def code(self, *roots):
+        "A hash of what some definitions do."
+        trees = [[*one, shape(self.body(*one))] for one in sorted(self.behind(*roots))]
+        return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
+
+    def makers(self):
+        "The function that makes each kind of artefact."
+        table = self.modules["lab.stages"].defined["MAKERS"].value
+        return {key.value: ("lab.stages", value.id) for key, value in zip(table.keys, table.values, strict=True)}
+
+
+def now(folder=PACKAGE):
     "Every stage's version and code as they are."
     from synthnb.lab.artefacts import STAGES
-    return {kind: {"version": stage.version, "code": code(stage.modules)} for kind, stage in sorted(STAGES.items())}
+    package = Package(folder)
+    return {kind: {"version": STAGES[kind].version, "code": package.code(maker)}
+            for kind, maker in sorted(package.makers().items()) if kind in STAGES}
 
 
 if __name__ == "__main__":

@@ -290,11 +290,27 @@ def test_requirements_are_names_and_versions():
 
 def test_changed_stages_have_a_new_version():
     recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
-    changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind] and now[kind]["version"]
-        == recorded[kind]["version"])
-    nothing(changed,
-        "the code behind these stages changed, their versions did not: give them new versions in STAGES "
-        "(nbs/lab/00_artefacts.ipynb), so that "
-                     "old artefacts are made again; where no result changes, leave the version. Then record with `make "
-                     "stages`")
+    changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind]
+                     and now[kind]["version"] == recorded[kind]["version"])
+    nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES "
+                     "(nbs/lab/00_artefacts.ipynb), so that old artefacts are made again; where no result changes, "
+                     "leave the version. Then record with `make stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"
+
+
+@pytest.mark.parametrize("module, old, new, stages", [
+    ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >", "judge rows weights"),
+    ("generate.pool", "rng.integers(0, 256,", "rng.integers(0, 255,", "shard"),
+    ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "rows"),
+    ("learn.train", '"Train to the end,', '"Train until the end,', ""),
+    ("lab.stages", '"dataset": make_dataset,', '"dataset": make_dataset, "more": make_dataset,', ""),
+    ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge rows"),
+])
+def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, tmp_path):
+    package = shutil.copytree(ROOT / "synthnb", tmp_path / "synthnb", ignore=shutil.ignore_patterns("__pycache__"))
+    file = package / f"{module.replace('.', '/')}.py"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    before, after = stage_code.now(), stage_code.now(package)
+    assert [kind for kind in before if before[kind] != after[kind]] == stages.split()
