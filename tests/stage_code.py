@@ -109,7 +109,7 @@ def now(folder=PACKAGE):
     "Every stage's version and code as they are."
     from synthnb.lab.artefacts import STAGES
     package = Package(folder)
-    return {kind: {"version": STAGES[kind].version, "code": package.code(maker)}
+    return {kind: {"version": STAGES[kind], "code": package.code(maker)}
             for kind, maker in sorted(package.makers().items()) if kind in STAGES}
 
 

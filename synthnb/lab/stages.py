@@ -24,6 +24,7 @@ import numpy as np
 from ..base import plugins
 from ..base.environment import run_environment
 from ..base.generator_options import Captions, Folder, Img2Img, Internal, Noise, Own, Perturb, Render, Text2Img
+from ..base.keys import canonical
 from ..base.options import Encoder, Images, Judge, Recipe
 from ..base.random_streams import rng
 from ..base.store import Damaged, DiskFull, Store, locked, raising_disk_full
@@ -53,7 +54,7 @@ def fetch(
         return store.load(artefact.key, *parts)
 
 def ensure(
-    wanted: Sequence[Artefact],  # weights of one arm train together; other kinds are made one at a time
+    wanted: Sequence[Artefact],  # weights of one spec train together; other kinds are made one at a time
     store: Store,  # where they are kept
     suspect: bool = False,  # verify the content of existing artefacts, not only their manifest
 ) -> None:  # raises what a stage raised
@@ -62,9 +63,10 @@ def ensure(
     needed = {a.key: a for artefact in todo.values() for group in artefact.inputs.values() for a in group
         if not store.has(a.key)}
     for artefact in needed.values(): ensure([artefact], store)
-    groups = (
-        [list(todo.values())] if all(a.kind == "weights" for a in todo.values()) else [[a] for a in todo.values()])
-    for group in groups:
+    groups: dict[str, list[Artefact]] = {}
+    for key, artefact in todo.items():
+        groups.setdefault(canonical(artefact.spec) if artefact.kind == "weights" else key, []).append(artefact)
+    for group in groups.values():
         with locked(store, [a.key for a in group]):
             lacking = [a for a in group if not _is_intact(a, store)]
             if lacking: _make_group(lacking, store)
@@ -474,18 +476,19 @@ def make_weights(
     # an error where the file has changed since the plan
     if "code" in todo[0].spec: plugins.load(recipe.model, todo[0].spec["code"])
     x, y, synthetic = zip(*(training_set(a, store) for a in todo), strict=True)
-    real, made_up = int((~synthetic[0]).sum()), int(synthetic[0].sum())
-    index = [batch_indices(real, made_up, share, recipe.batch, recipe.steps, rng("batches", a.seed)) for a in todo]
+    counts = [(int((~s).sum()), int(s.sum())) for s in synthetic]  # real and synthetic images, seed by seed
+    index = [batch_indices(*n, share, recipe.batch, recipe.steps, rng("batches", a.seed))
+        for n, a in zip(counts, todo, strict=True)]
     dataset = load_dataset(todo[0].inputs["dataset"][0], store)
     val = dataset.part("val")
-    probes = [{"val": (dataset.x[val], dataset.y[val])} | ({"train": (a[~s], b[~s])} if real else {})
+    probes = [{"val": (dataset.x[val], dataset.y[val])} | ({"train": (a[~s], b[~s])} if not s.all() else {})
         for a, b, s in zip(x, y, synthetic, strict=True)]
     folders = [store.partial(a.key) for a in todo]
     seeds, task = [a.seed for a in todo], TASKS[todo[0].spec["task"]]
     trained = train_classifiers(list(x), list(y), index, recipe, seeds, dataset.classes, task, probes, folders)
     parts = [{name: one[name] for name in ("weights", "curve", "log")} for one in trained]
-    return [part | {"batches": realised_composition(i, real, made_up, share)}
-        for part, i in zip(parts, index, strict=True)]
+    return [part | {"batches": realised_composition(i, *n, share)}
+        for part, i, n in zip(parts, index, counts, strict=True)]
 
 def make_rows(
     todo: list[Artefact],  # one of kind rows
