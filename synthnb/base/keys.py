@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 # %% ../../nbs/base/02_keys.ipynb #520575fe
 def canonical(
-    value: Any,  # specs, mappings, lists, strings, numbers, None
-) -> str:  # JSON with sorted keys and no spaces; a spec is written with its defaults
-    "The one way to write a value down, so that equal values hash equal."
+    value: Any,  # spec, mapping, list, string, number or None
+) -> str:  # JSON with sorted keys and no spaces; specs include their defaults
+    "Return the canonical JSON of a value, so that equal values have equal hashes."
     def plain(v):
         if isinstance(v, BaseModel): return v.model_dump(mode="json")
         raise TypeError(f"{type(v).__name__} has no canonical form")
@@ -25,5 +25,5 @@ def canonical(
 def digest(
     value: Any,  # as for `canonical`
 ) -> str:  # 24 hex digits of SHA-256
-    "A short hash of a value: equal values, equal digests."
+    "Return a short hash of a value: equal values have equal digests."
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:24]
