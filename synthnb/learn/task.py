@@ -19,7 +19,7 @@ from torch import Tensor
 from ..base.options import LEAD_METRIC, Recipe
 from ..data.datasets import class_balance
 from ..data.images import contact_sheet
-from .metrics import class_accuracy, confusion, top_k, worst_case_disparity
+from .metrics import class_accuracy, confusion, top_k, train_val_gap, worst_case_disparity
 from .models import model_outputs
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
@@ -56,8 +56,8 @@ def classification_rows(
     rows = [(name, "top1", top_k(scores, y[name], 1), len(scores)) for name, scores in logits.items()]
     if "test" in logits: rows += _test_rows(logits["test"], y["test"], classes)
     top1 = {name: value for name, metric, value, _ in rows if metric == "top1"}
-    if None not in (top1.get("train"), top1.get("val")):
-        rows.append(("train", "gap", top1["train"] - top1["val"], len(y["train"])))
+    if (gap := train_val_gap(top1.get("train"), top1.get("val"))) is not None:
+        rows.append(("train", "gap", gap, len(y["train"])))
     return pd.DataFrame([(step, *row) for row in rows if row[2] is not None],
         columns=["step", "slice", "metric", "value", "n"])
 
