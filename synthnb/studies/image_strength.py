@@ -16,14 +16,14 @@ study = StudySpec(
     title="Image to image: how far from the source",
     question="When synthetic images start from real ones, how far from them should they go?",
     prediction="Diversity rises with strength. Added to real images 0.9 is 1 to 3 points better than 0.5, as "
-    "published; synthetic only, 0.5 is better "
-    "than 0.9, because the handwriting of the sources survives.",
+    "published; synthetic only, 0.5 is better than 0.9, because the handwriting of the sources survives.",
     common={"generator.kind": "img2img", "generator.steps": 20},
     arms={
         "real only": {},
         **{f"real + 3x, strength {s:g}": {"mix.synthetic": 3, "generator.strength": s} for s in STRENGTHS},
-        **{f"synthetic only, strength {s:g}": {"mix.real": 0, "mix.synthetic": 3, "generator.strength": s}
-        for s in STRENGTHS},
+        **{
+            f"synthetic only, strength {s:g}": {"mix.real": 0, "mix.synthetic": 3, "generator.strength": s}
+            for s in STRENGTHS},
     },
     contrasts=(
         ("real + 3x, strength 0.9", "real + 3x, strength 0.5"),
