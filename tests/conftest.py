@@ -28,7 +28,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def few_count():
-    "Lines are counted in this process; in others only where a test asks with `runs.counting`, as it costs a third more."
+    "Coverage counts this process; others only where a test asks with `runs.counting`, as it costs a third more."
     if "COVERAGE_PROCESS_CONFIG" in os.environ: os.environ["COUNTING"] = os.environ.pop("COVERAGE_PROCESS_CONFIG")
 
 

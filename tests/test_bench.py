@@ -12,7 +12,8 @@ REPORT = """
 import json
 assert not alike("fair", "darker", 1, made | {"darker": made["fair"] // 2})["equal"], "a gate that can be shut"
 assert speed.columns.tolist() == [
-    "steps", "a call", "images/s", "CPU ms an image", "x plain", "x plain, CPU", "x fair", "x fair, CPU", "fidelity", "fidelity error", "KID", "KID error"]
+    "steps", "a call", "images/s", "CPU ms an image", "x plain", "x plain, CPU", "x fair", "x fair, CPU", "fidelity",
+    "fidelity error", "KID", "KID error"]
 print(json.dumps({"speed": speed.T.to_dict(), "gates": gates.set_index("gate").to_dict("index"), "weights": weights}))
 """
 

@@ -1,4 +1,5 @@
-"""The command line: bad input is a few clear lines and exit code 2, and leaves nothing behind; plan is quick and imports no torch."""
+"""The command line: bad input is a few clear lines and exit code 2, and leaves nothing behind; plan is quick and
+imports no torch."""
 import os
 import subprocess
 import sys

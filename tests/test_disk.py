@@ -1,4 +1,5 @@
-"""A full disk is one clear line wherever it is noticed; nothing half-written counts as finished, and the same command goes on when there is room."""
+"""A full disk is one clear line wherever it is noticed; nothing half-written counts as finished, and the same
+command goes on when there is room."""
 import errno
 import os
 import re
@@ -25,7 +26,7 @@ LINE = (
 NO_SPACE, QUOTA = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
 FULL = 3  # as where the scheduler is gone: nothing is wrong with what was asked for
 LATE = '''
-"Python reads this at start-up: file systems that find out late, when something is to reach the disk or gets its name, that the user has no room left."
+"Read at start-up: file systems that notice a full quota late, on fsync or rename."
 import errno, os, runpy
 
 runpy.run_path({guard!r})

@@ -1,4 +1,5 @@
-"""What goes wrong in one place stays there: a seed that gives NaN, memory that runs out, cells and generators that hang."""
+"""What goes wrong in one place stays there: a seed that gives NaN, memory that runs out, cells and generators that
+hang."""
 import os
 import subprocess
 from pathlib import Path

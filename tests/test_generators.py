@@ -1,4 +1,5 @@
-"""Generators that are told, adapted and started from real images, through whole arms: what is made once, and what each image comes from."""
+"""Generators that are told, adapted and started from real images, through whole arms: what is made once, and what
+each image comes from."""
 import re
 
 import numpy as np
@@ -17,12 +18,21 @@ common: {mix.synthetic: 2, generator.steps: 3, generator.shard: 20}
 arms:
   class name: {}
   caption: {generator.prompt: "a photo of a {class}, which is {caption}", generator.captions: {}}
-  perturbed: {generator.prompt: "a photo of a {class}, which is {caption}", generator.captions: {perturb: {variants: 2}}}
+  perturbed:
+    generator.prompt: "a photo of a {class}, which is {caption}"
+    generator.captions: {perturb: {variants: 2}}
   adapted: {generator.lora: {steps: 2, batch: 4, flip: false}}
   adapted, drawn otherwise: {generator.lora: {steps: 2, batch: 4, flip: false}, generator.guidance: 4}
-  adapted to captions: {generator.prompt: "a photo of a {class}, which is {caption}", generator.captions: {}, generator.lora: {steps: 2, batch: 4}}
+  adapted to captions:
+    generator.prompt: "a photo of a {class}, which is {caption}"
+    generator.captions: {}
+    generator.lora: {steps: 2, batch: 4}
   started: {generator.kind: img2img, generator.strength: 0.7}
-  chosen: {generator.kind: img2img, generator.strength: 0.7, generator.sources: 0.5, generator.source_score: "brightest:light"}
+  chosen:
+    generator.kind: img2img
+    generator.strength: 0.7
+    generator.sources: 0.5
+    generator.source_score: "brightest:light"
 """
 GLYPH = ROOT / "data" / "glyph"
 SCORE = '''

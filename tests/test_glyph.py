@@ -1,4 +1,5 @@
-"""What the committed text-to-image pipeline and CLIP can do, by plain diffusers and transformers: no module of ours loads them here."""
+"""What the committed text-to-image pipeline and CLIP can do, by plain diffusers and transformers: no module of ours
+loads them here."""
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,4 +1,5 @@
-"""kill -9 at random moments of workers, kernels, drivers and schedulers: results to the byte, nothing torn, nothing made twice, nobody left."""
+"""kill -9 at random moments of workers, kernels, drivers and schedulers: results to the byte, nothing torn, nothing
+made twice, nobody left."""
 import os
 import random
 import signal

@@ -1,4 +1,5 @@
-"""Adapters of whole pipelines with small random weights: the standard file, interruptions, and the pipeline that is left as it was."""
+"""Adapters of whole pipelines with small random weights: the standard file, interruptions, and the pipeline that is
+left as it was."""
 from operator import attrgetter
 
 import numpy as np
@@ -15,7 +16,8 @@ from synthnb.base.random_streams import rng
 from synthnb.base.store import Store
 from synthnb.data.pretrained import model_identity
 from synthnb.generate import lora as module
-from synthnb.generate.lora import LatentDataset, encode_latents, encode_unique_prompts, fit_adapter, loss_at, training_schedule, with_new_adapter
+from synthnb.generate.lora import (
+    LatentDataset, encode_latents, encode_unique_prompts, fit_adapter, loss_at, training_schedule, with_new_adapter)
 from synthnb.generate.pipelines import ADAPTER, build_prompts, load_pipeline, sample, with_adapter
 from synthnb.generate.pool import pool_labels, shard_rng
 from synthnb.learn.train import steps_done
@@ -213,7 +215,8 @@ def test_no_prompt_is_what_the_pipeline_takes_for_it(models):
 
 def test_what_cannot_be_adapted_is_one_line(models, fitted):
     cases = [(asked(models["sd3"]),
-        "StableDiffusion3Pipeline has no UNet that reads prompts; allowed: .*UNet that predicts epsilon or v_prediction"),
+        "StableDiffusion3Pipeline has no UNet that reads prompts; "
+        "allowed: .*UNet that predicts epsilon or v_prediction"),
              (asked(models["lcm"], more={"negative": ""}), "was distilled to few steps"),
              (asked(models["sd15"], modules=("to_q", "to_w")),
              "no layer of UNet2DConditionModel is called 'to_w'; .*allowed: .*to_q, to_v")]

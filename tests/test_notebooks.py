@@ -1,4 +1,5 @@
-"""Every library notebook's own cells (asserts, demos) run once against the exported module, so that coverage counts them."""
+"""Every library notebook's own cells (asserts, demos) run once against the exported module, so that coverage counts
+them."""
 import importlib
 import json
 import linecache

@@ -1,4 +1,5 @@
-"""A user's own images, from the command line: a folder, parquet files, mistakes; and real photographs where they are at hand."""
+"""A user's own images, from the command line: a folder, parquet files, mistakes; and real photographs where they are
+at hand."""
 import shutil
 from pathlib import Path
 

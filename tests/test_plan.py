@@ -1,4 +1,5 @@
-"""Planning without images and weights: what is assumed, what has to be downloaded, how long it may take; a run says in one line what it lacks."""
+"""Planning without images and weights: what is assumed, what has to be downloaded, how long it may take; a run says
+in one line what it lacks."""
 import re
 
 import pytest

@@ -1,4 +1,5 @@
-"""Images from outside: what becomes of odd and broken files, every kind of source, every refusal, keys, and two real data sets."""
+"""Images from outside: what becomes of odd and broken files, every kind of source, every refusal, keys, and two real
+data sets."""
 import io
 import json
 import os

@@ -1,4 +1,5 @@
-"A/A: studies of identical arms must not raise more false alarms than alpha. And a true effect must be found, or the first would be easy."
+"""A/A: studies of identical arms must not raise more false alarms than alpha. And a true effect must be found, or
+the first would be easy."""
 from math import sqrt
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""The shape of the project: layers, light imports, exports without diff, documented and short functions, stage versions."""
+"""The shape of the project: layers, light imports, exports without diff, documented and short functions, stage
+versions."""
 import ast
 import io
 import json

@@ -1,4 +1,5 @@
-"""Runs on Dask workers that were started by hand or by a batch system's script: same results, clear refusals, nothing lost with a scheduler."""
+"""Runs on Dask workers that were started by hand or by a batch system's script: same results, clear refusals,
+nothing lost with a scheduler."""
 import os
 import signal
 import subprocess

@@ -1,4 +1,5 @@
-"""Models of the real classes with a few thousand random weights, in folders: what the real loading paths are tested with."""
+"""Models of the real classes with a few thousand random weights, in folders: what the real loading paths are tested
+with."""
 import string
 
 import torch

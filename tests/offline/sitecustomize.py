@@ -1,4 +1,5 @@
-"""Python reads this at start-up when its folder is on PYTHONPATH: tests and all that they start reach no other machine."""
+"""Python reads this at start-up when its folder is on PYTHONPATH: tests and all that they start reach no other
+machine."""
 import ipaddress
 import socket
 
