@@ -69,10 +69,19 @@ def once(tmp_path_factory):
 def study(once):
     "The file of a small study, for whole runs."
     from runs import STUDY
-    def write(folder):
-        (folder / "small.yaml").write_text(STUDY)
-        return str(folder / "small.yaml")
-    return once("study", write)
+    return once("study", lambda folder: written(folder, STUDY))
+
+
+@pytest.fixture(scope="session")
+def pair(once):
+    "The file of a study of two of its arms, where more would only take longer."
+    from runs import PAIR
+    return once("pair", lambda folder: written(folder, PAIR))
+
+
+def written(folder, text):
+    (folder / "small.yaml").write_text(text)
+    return str(folder / "small.yaml")
 
 
 @pytest.fixture(scope="session")

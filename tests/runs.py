@@ -28,6 +28,14 @@ arms:
 contrasts: [[real + 1x, real], [noise, real]]
 worth: [real, real x2]
 """
+PAIR = """
+name: small
+question: does the machinery hold?
+arms:
+  real: {}
+  real + 1x: {mix.synthetic: 1}
+contrasts: [[real + 1x, real]]
+"""  # two of its arms
 ON = ("--on", "digits", "--scale", "debug")
 
 def synthnb(*words, home, cwd=None, env=None):
@@ -62,6 +70,12 @@ def finish(process, code=0, timeout=300):
 
 def results(study, home, seeds=None):
     return results_csv(open_experiment(study, "digits", seeds, scale="debug", store=Store(home)).rows())
+
+def of_pair(text):
+    "The results of PAIR, out of those of STUDY."
+    lines = text.splitlines(keepends=True)
+    arm = lines[0].split(",").index("arm")
+    return "".join(line for line in lines if line.split(",")[arm] in ("arm", "real", "real + 1x"))
 
 def journal(home): return Counter(line.split()[0] for line in (Path(home) / "journal.txt").read_text().splitlines())
 
@@ -111,7 +125,7 @@ class Hand:
         "Wait until so many workers are there; what the scheduler knows of them."
         from distributed import Client
         with Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(n, timeout=60)
+            client.wait_for_workers(n, timeout=120)
             return list(client.scheduler_info()["workers"].values())
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import finish, journal, results, start, until
+from runs import finish, journal, of_pair, results, start, until
 
 from synthnb.base.environment import ROOT
 from synthnb.base.store import Store
@@ -52,20 +52,20 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
     assert (results(study, tmp_path)
         == undisturbed["results"]), "a killed run must end like an undisturbed one, in another store"
 
-def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(study, undisturbed, tmp_path):
-    process = start(study, tmp_path)
+def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(pair, undisturbed, tmp_path):
+    process = start(pair, tmp_path)
     until((tmp_path / "journal.txt").exists, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process, 130)
     assert "goes on from here" in err and "Traceback" not in err
-    finish(start(study, tmp_path))
-    assert max(journal(tmp_path).values()) == 1 and results(study, tmp_path) == undisturbed["results"]
+    finish(start(pair, tmp_path))
+    assert max(journal(tmp_path).values()) == 1 and results(pair, tmp_path) == of_pair(undisturbed["results"])
 
-def test_two_runs_at_once_share_the_work(study, undisturbed, tmp_path):
-    both = [start(study, tmp_path), start(study, tmp_path)]
+def test_two_runs_at_once_share_the_work(pair, undisturbed, tmp_path):
+    both = [start(pair, tmp_path), start(pair, tmp_path)]
     for process in both: finish(process)
     assert max(journal(tmp_path).values()) == 1, "something was made twice"
-    assert results(study, tmp_path) == undisturbed["results"]
+    assert results(pair, tmp_path) == of_pair(undisturbed["results"])
 
 def test_a_damaged_artefact_is_noticed_named_and_made_again(study, undisturbed, again):
     store = Store(again)

@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from runs import ON, STUDY, by_hand, counting, end, finish, journal, results, start, synthnb, until
+from runs import ON, by_hand, counting, end, finish, journal, of_pair, results, start, synthnb, until
 
 from synthnb.base.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
@@ -16,21 +16,6 @@ pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
 # a worker that has other code in memory
 STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"
-
-@pytest.fixture
-def pair(tmp_path):
-    "The file of the small study with two of its arms: a kernel of a worker started by hand imports for seconds."
-    arms = [line for line in STUDY.splitlines() if line.startswith(("  real x2", "  noise", "worth"))]
-    text = STUDY.replace(", [noise, real]", "")
-    for line in arms: text = text.replace(line + "\n", "")
-    (tmp_path / "small.yaml").write_text(text)
-    return str(tmp_path / "small.yaml")
-
-def of_pair(undisturbed):
-    "The rows of its arms, as a run of the whole study made them."
-    lines = undisturbed["results"].splitlines(keepends=True)
-    arm = lines[0].split(",").index("arm")
-    return "".join(line for line in lines if line.split(",")[arm] in ("arm", "real", "real + 1x"))
 
 @pytest.fixture
 def hand(tmp_path):
@@ -114,7 +99,7 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
     assert "it is sent home" in said(process, "has synthnb's code other")
     for _ in range(2): hand.worker()
     finish(process)
-    assert results(pair, store) == of_pair(undisturbed) and max(journal(store).values()) == 1
+    assert results(pair, store) == of_pair(undisturbed["results"]) and max(journal(store).values()) == 1
 
 def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, undisturbed, hand, tmp_path):
     scheduler, store = hand.scheduler(), tmp_path / "store"
@@ -134,7 +119,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, und
     hand.scheduler(port)
     for _ in range(2): hand.worker()
     finish(start(pair, store, "--scheduler", hand.address))
-    assert results(pair, store) == of_pair(undisturbed) and max(journal(store).values()) == 1
+    assert results(pair, store) == of_pair(undisturbed["results"]) and max(journal(store).values()) == 1
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process = start(study, tmp_path / "store")
@@ -144,7 +129,7 @@ def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     family = started()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     out, _ = finish(synthnb("status", home=tmp_path / "store"))
     assert "; not running; " in out
