@@ -32,10 +32,10 @@ GENERATORS = {  # in YAML; the model makes an image in one step, that 5,000 of t
     "text2img": f"{{kind: text2img, model: '{ROOT / 'data' / 'glyph'}', steps: 1, guidance: 1, negative: ''}}"}
 SHARDS = 79  # of 64 images: the last of the 5,000 lie in the 79th
 
-# what a process that was not forked is -> a word of its command line
-NAMES = {"kernel": "ipykernel_launcher", "worker": "spawn_main"}
-# what a copy of the fork server is, by how far it is from the driver; a server of kernels counts as a worker
-FORKED = ("server", "worker", "kernel")
+# by how far they are from the driver: the fork server, and its copies, which are workers and kernels
+FORKED = ("server", "child")
+# by how far they are from the process that was started by hand: a nanny's worker, and its kernels
+SPAWNED = ("worker", "kernel")
 
 class Monkey:
     "Runs a study until it is finished, and kills what belongs to it now and then."
@@ -73,8 +73,9 @@ class Monkey:
             for process in family:
                 try: command, line = " ".join(process.cmdline()), [parent.pid for parent in process.parents()]
                 except psutil.Error: continue
-                what = next((what for what, word in NAMES.items() if word in command), None)
-                if "multiprocessing.forkserver" in command and root.pid in line: what = FORKED[line.index(root.pid)]
+                depth, what = line.index(root.pid) if root.pid in line else 0, None
+                if "multiprocessing.forkserver" in command: what = FORKED[min(depth, 1)]
+                if "spawn_main" in command: what = SPAWNED[min(depth, 1)]
                 if what: found.setdefault(what, []).append(process)
         if self.hand:
             found["nanny"] = [psutil.Process(p.pid) for p in self.hand.processes if p.poll() is None

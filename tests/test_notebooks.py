@@ -15,7 +15,7 @@ import pytest
 from IPython.display import display
 
 from synthnb.engine.execute import execute_notebook
-from synthnb.engine.kernels import fork_server
+from synthnb.engine.kernels import start_fork_server
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted([*(ROOT / "nbs").glob("*/[0-9][0-9]_*.ipynb"), *(ROOT / "nbs/studies").glob("*.ipynb")])
@@ -64,7 +64,8 @@ def test_every_library_notebook_checks_its_module():
 @pytest.mark.parametrize("notebook", HOWTO, ids=lambda p: p.stem)
 def test_a_how_to_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with fork_server(): execute_notebook(notebook, tmp_path / notebook.name, {})
+    start_fork_server()
+    execute_notebook(notebook, tmp_path / notebook.name, {})
     done = nbformat.read(tmp_path / notebook.name, 4)
     shown = [o.data for cell in done.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
     assert (shown

@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import simulated
 
@@ -21,16 +22,16 @@ BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    "A page of simulated rows; the kernel that renders takes them from a start-up file."
+    "A page of simulated rows; the notebook that renders takes them from a cell before its first import."
     place = tmp_path_factory.mktemp("report")
-    startup = place / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
     lines = ["import sys", f"sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]",
              "import simulated, synthnb.lab.study", "synthnb.lab.study.open_experiment = simulated.open_experiment"]
-    (startup / "simulated_rows.py").write_text("\n".join(lines))
+    notebook = nbformat.read(pages.TEMPLATE, 4)
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("\n".join(lines)))
+    nbformat.write(notebook, place / "report.ipynb")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IPYTHONDIR", str(place / "ipython"))
-        return pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
+        patch.setattr(report, "TEMPLATE", place / "report.ipynb")
+        yield pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
 
 
 @pytest.fixture(scope="module")

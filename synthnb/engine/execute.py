@@ -7,14 +7,11 @@ __all__ = ['KernelDied', 'execute_notebook', 'error_line']
 
 # %% ../../nbs/engine/03_execute.ipynb #8b910073
 import glob
-import logging
 import os
+import platform
 import signal
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -22,42 +19,25 @@ from typing import Any
 
 from ..base.errors import BadInput, suggest
 from ..base.store import DiskFull, raising_disk_full
-from . import kernels
+from .kernels import Kernel
 from .plan import format_duration
 
 # %% ../../nbs/engine/03_execute.ipynb #632e9559
 class KernelDied(RuntimeError):
     "A notebook's kernel ended before the notebook did."
 
-def _explain(
-    error: BaseException,  # what the notebook's client raised
-    code: int | None,  # the kernel's exit code, negative for a signal; None while it runs
-    limit: float | None,  # seconds after which it was stopped; None where it was not
+def _in_words(
+    error: BaseException,  # what ended a notebook
+    code: int | None,  # the kernel's exit code, negative for a signal
+    limit: float | None,  # seconds that it may take
 ) -> BaseException:  # the same, or a clearer one
     "What ended a notebook, in words."
-    if limit is not None: return TimeoutError(f"took longer than the time limit of {format_duration(limit)}")
-    if "Kernel died" not in str(error) or code is None: return error
+    if isinstance(error, TimeoutError):
+        return TimeoutError(f"took longer than the time limit of {format_duration(limit)}")
+    if not isinstance(error, EOFError): return error
     if code == -signal.SIGKILL: return KernelDied("the kernel was killed, probably out of memory")
     return KernelDied(f"the kernel died of {signal.Signals(-code).name}" if code < 0
         else f"the kernel ended itself with exit code {code}")
-
-@contextmanager
-def _time_limited(
-    client: Any,  # papermill's, with the kernel's process
-    limit: float | None,  # seconds
-) -> Iterator[None]:  # raises what ended the notebook
-    "Kill the kernel, and what it started, when the time is over."
-    ended, over = threading.Event(), threading.Event()
-    def watch():
-        if ended.wait(limit): return
-        over.set()
-        while not ended.wait(0.3):  # the kernel may not be there yet
-            with suppress(OSError, AttributeError): os.killpg(client.process.pid, signal.SIGKILL)
-    threading.Thread(target=watch, daemon=True).start()
-    try: yield
-    except Exception as e:
-        raise _explain(e, client.process and client.process.poll(), limit if over.is_set() else None) from e
-    finally: ended.set()
 
 @cache
 def _import_papermill() -> ModuleType:
@@ -71,42 +51,42 @@ def _import_papermill() -> ModuleType:
     return papermill
 
 def _register_engine() -> str:  # its name
-    "Register papermill's engine, mended."
+    "Register papermill's engine with a kernel of ours."
     from nbformat.v4 import new_output
-    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.clientwrap import CellExecutionError, PapermillNotebookClient
     from papermill.engines import Engine, papermill_engines
 
     class Client(PapermillNotebookClient):
-        "papermill's own, but its kernel is forked within `kernels.fork_server`, and it remembers the kernel's process."
-        process = None
-        def start_new_kernel(self, **how):
-            if kernels.SERVER_VARIABLE in os.environ:
-                self.km.provisioner = kernels.ForkingProvisioner(kernel_spec=self.km.kernel_spec, parent=self.km)
-            super().start_new_kernel(**how)
-            self.process = self.km.provisioner.process
+        "papermill's own, but cells go to a `Kernel`."
+        def execute_cell(self, cell, cell_index, **_):
+            if cell.cell_type != "code": return
+            self.clear_before_next_output = False
+            for message in self.kernel.execute(cell.source): self.process_message(message, cell, cell_index)
+            for output in cell.outputs:
+                if output.output_type == "error": raise CellExecutionError("", output.ename, output.evalue)
 
-    class Mended(Engine):
+    class ForkedEngine(Engine):
         "Runs a notebook; when its kernel is gone, the cell that was running has failed."
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, config, extra_arguments, env, limit, **_):
-            log = logging.getLogger("synthnb.papermill")
-            log.disabled = True  # what it would say stands in the notebook, and in the error
-            client = Client(nb_man, kernel_name=kernel_name, config=config, extra_arguments=extra_arguments, log=log)
+        def execute_managed_notebook(cls, nb_man, kernel_name, env, limit, **_):
             save, nb_man.save = nb_man.save, lambda **_: None  # twice a cell; nobody reads it before the end
+            nb_man.nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3",
+                "version": platform.python_version()}
+            client = Client(nb_man, record_timing=False)
+            client.kernel = Kernel({**os.environ, **env}, limit)
             try:
-                with _time_limited(client, limit): client.execute(env={**os.environ, **env})
+                with client.kernel: client.papermill_execute_cells()
             except BaseException as e:
-                started = [c for c in nb_man.nb.cells if c.metadata.papermill["start_time"]]
-                if started:
-                    nb_man.cell_exception(started[-1])
-                    started[-1].outputs.append(
-                        new_output("error", ename=type(e).__name__, evalue=str(e),
-                        traceback=[f"{type(e).__name__}: {e}"]))
-                save()
-                raise
+                error = _in_words(e, client.kernel.process.exitcode, limit)
+                for cell in [c for c in nb_man.nb.cells if c.metadata.papermill["start_time"]][-1:]:
+                    nb_man.cell_exception(cell)
+                    cell.outputs.append(
+                        new_output("error", ename=type(error).__name__, evalue=str(error),
+                        traceback=[error_line(error)]))
+                raise error from None
             finally: nb_man.save = save
 
-    papermill_engines.register("synthnb", Mended)
+    papermill_engines.register("synthnb", ForkedEngine)
     return "synthnb"
 
 # %% ../../nbs/engine/03_execute.ipynb #9eb9e7fd
@@ -143,17 +123,11 @@ def _execute(
     env: dict[str, str],
 ) -> None:
     "Run papermill; that a disk is full, here or where the kernel writes, is told alike."
-    from traitlets.config import Config
     papermill = _import_papermill()
-    quiet = ["--log-level=CRITICAL"]  # a kernel that is shut down calls the interrupt an error
-    with _one_at_a_time, raising_disk_full(attempt.parent), tempfile.TemporaryDirectory(prefix="kernel") as sockets:
-        # only this user can connect, and no two kernels can draw the same port
-        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})
-        how = {"engine_name": _register_engine(), "config": config, "extra_arguments": quiet, "limit": limit,
-            "env": env}
-        try:
-            papermill.execute_notebook(str(template), str(attempt), parameters, kernel_name="python3",
-                progress_bar=False, **how)
+    how = {"engine_name": _register_engine(), "kernel_name": "python3", "progress_bar": False, "limit": limit,
+        "env": env}
+    with _one_at_a_time, raising_disk_full(attempt.parent):
+        try: papermill.execute_notebook(str(template), str(attempt), parameters, **how)
         except papermill.PapermillExecutionError as e:
             if e.ename == DiskFull.__name__: raise DiskFull(e.evalue) from None
             raise

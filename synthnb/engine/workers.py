@@ -30,7 +30,7 @@ from ..base.errors import BadInput
 from ..base.plugins import add_module_folders
 from ..base.store import DiskFull, Store, raising_disk_full
 from .execute import error_line, execute_notebook
-from .kernels import fork_server
+from .kernels import start_fork_server
 from .plan import IN_NOTEBOOK, SOFT_DEPENDENCIES, TEMPLATE, Job, format_duration
 from ..lab.artefacts import Artefact
 from ..lab.stages import ensure, record_failure
@@ -223,7 +223,8 @@ def _local_cluster(
         return {"cls": Nanny,
             "options": {**here, "nthreads": 1, "memory_limit": 0, "silence_logs": 50, "env": env,
             "resources": {offers: 1}}}
-    with fork_server(), dask.config.set(DASK_CONFIG):
+    start_fork_server()
+    with dask.config.set(DASK_CONFIG):
         crew = {f"cpu-{i}": nanny("CPU", "") for i in range(workers)} | {f"gpu-{d}": nanny("GPU", d) for d in devices}
         scheduler = {"cls": Scheduler, "options": {**here, "port": 0, "allowed_failures": ATTEMPTS - 1}}
         try: cluster = SpecCluster(workers=crew, scheduler=scheduler, silence_logs=50)
