@@ -306,7 +306,7 @@ class Overview:
 
 def overview(
     experiment: Experiment,  # a study, run or not, by this process or another
-) -> Overview:
+) -> Overview:  # its repr is one line
     "Return the progress of a study."
     missing, measured, drivers = missing_jobs(experiment), measured_costs(experiment), running_drivers(experiment)
     rows, lacking = len(experiment.cells) * len(experiment.seeds), experiment.missing()

@@ -155,7 +155,7 @@ def _base_images(
 def load_dataset(
     artefact: Artefact,  # of kind dataset
     store: Store,  # where to read
-) -> "Dataset":
+) -> "Dataset":  # images, labels, classes, splits, attributes
     "Read a data set from the store, made first if missing."
     from synthnb.data.datasets import Dataset
     parts = fetch(artefact, store)
