@@ -30,7 +30,7 @@ def page(tmp_path_factory):
     notebook.cells.insert(2, nbformat.v4.new_code_cell("\n".join(lines)))
     nbformat.write(notebook, place / "report.ipynb")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "TEMPLATE", place / "report.ipynb")
+        patch.setattr(pages, "TEMPLATE", place / "report.ipynb")
         yield pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
 
 
