@@ -7,7 +7,8 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPProcessor
 
-from synthnb import glyph
+from synthnb.glyph.corpus import GLYPH, corpus
+from synthnb.glyph.making import quality, zero_shot
 
 LEAST = {  # what is asked of them
     ("fidelity", "guidance 2"): 0.85, ("fidelity", "guidance 7.5"): 0.95, ("zero-shot", "renderings"): 0.85,
@@ -18,7 +19,7 @@ LEAST = {  # what is asked of them
 
 @pytest.fixture(scope="module")
 def measured():
-    return glyph.quality(n=100).set_index(["measure", "of"]).value
+    return quality(n=100).set_index(["measure", "of"]).value
 
 
 def test_the_committed_weights_are_good_enough(measured):
@@ -27,25 +28,25 @@ def test_the_committed_weights_are_good_enough(measured):
 
 
 def test_the_record_is_what_is_measured(measured):
-    record = pd.read_csv(glyph.GLYPH / "quality.csv").set_index(["measure", "of"]).value
+    record = pd.read_csv(GLYPH / "quality.csv").set_index(["measure", "of"]).value
     # fewer images are drawn here
     far = {name: (record[name], measured[name]) for name in LEAST if abs(record[name] - measured[name]) > 0.06}
     assert not far and set(record.index) == set(LEAST)
 
 
 def test_it_is_small_and_of_the_real_classes():
-    files = [file for file in glyph.GLYPH.rglob("*") if file.is_file()]
+    files = [file for file in GLYPH.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 6e6
     assert ({file.suffix for file in files}
         <= {".json", ".safetensors", ".txt", ".csv", ".md"}), "nothing that is pickled"
-    assert isinstance(StableDiffusionPipeline.from_pretrained(glyph.GLYPH), StableDiffusionPipeline)
-    assert isinstance(CLIPModel.from_pretrained(glyph.GLYPH / "clip"), CLIPModel)
+    assert isinstance(StableDiffusionPipeline.from_pretrained(GLYPH), StableDiffusionPipeline)
+    assert isinstance(CLIPModel.from_pretrained(GLYPH / "clip"), CLIPModel)
 
 
 def test_image_to_image_stays_nearer_the_lower_its_strength():
-    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(glyph.GLYPH)
+    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(GLYPH)
     pipe.set_progress_bar_config(disable=True)
-    x, y, _, _ = glyph.corpus("test", 50)
+    x, y, _, _ = corpus("test", 50)
     source = torch.from_numpy(x).float().repeat(1, 3, 1, 1) / 255
     def away(strength):
         made = pipe(["a photo of a digit"] * 50, image=source, strength=strength, num_inference_steps=20,
@@ -56,5 +57,5 @@ def test_image_to_image_stays_nearer_the_lower_its_strength():
 
 
 def test_clip_reads_what_its_processor_makes():
-    clip, takes = CLIPModel.from_pretrained(glyph.GLYPH / "clip"), CLIPProcessor.from_pretrained(glyph.GLYPH / "clip")
-    assert glyph.zero_shot(clip, takes, *glyph.corpus("test", 50)[:2]) > 0.6
+    clip, takes = CLIPModel.from_pretrained(GLYPH / "clip"), CLIPProcessor.from_pretrained(GLYPH / "clip")
+    assert zero_shot(clip, takes, *corpus("test", 50)[:2]) > 0.6

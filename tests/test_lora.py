@@ -17,7 +17,14 @@ from synthnb.base.store import Store
 from synthnb.data.pretrained import model_identity
 from synthnb.generate import lora as module
 from synthnb.generate.lora import (
-    LatentDataset, encode_latents, encode_unique_prompts, fit_adapter, loss_at, training_schedule, with_new_adapter)
+    LatentDataset,
+    encode_latents,
+    encode_unique_prompts,
+    fit_adapter,
+    loss_at,
+    training_schedule,
+    with_new_adapter,
+)
 from synthnb.generate.pipelines import ADAPTER, build_prompts, load_pipeline, sample, with_adapter
 from synthnb.generate.pool import pool_labels, shard_rng
 from synthnb.learn.train import steps_done

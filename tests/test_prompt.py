@@ -183,7 +183,7 @@ def test_clip_chooses_the_words_that_its_sentences_are_nearest_to(models):
             @ seen[image])
     for image, caption in enumerate(said.caption):
         assert all(near(image, caption) >= near(image, other) - 1e-6
-            for other in captions._swapped(caption, groups, ""))
+            for other in writers._swap_attributes(caption, groups, ""))
 
 
 def test_planning_needs_no_torch():

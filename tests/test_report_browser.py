@@ -11,6 +11,7 @@ import pytest
 import simulated
 
 from synthnb.base.environment import ROOT
+from synthnb.engine.execute import execute_notebook
 from synthnb.report import pages
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker runs them all: one page, one browser
@@ -30,8 +31,9 @@ def page(tmp_path_factory):
     notebook.cells.insert(2, nbformat.v4.new_code_cell("\n".join(lines)))
     nbformat.write(notebook, place / "report.ipynb")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "TEMPLATE", place / "report.ipynb")
-        yield pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
+        def render(_, *rest, **how): execute_notebook(place / "report.ipynb", *rest, **how)
+        patch.setattr(pages, "execute_notebook", render)
+        return pages.write_report(simulated.Experiment(), place / "digits-wild" / "synthetic_ratio")
 
 
 @pytest.fixture(scope="module")

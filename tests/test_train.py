@@ -17,9 +17,9 @@ CODE = f"""
 import sys
 from pathlib import Path
 from synthnb.base.generator_options import Internal
-from synthnb.data.worlds import load
+from synthnb.data.worlds import load_world
 from synthnb.generate.diffusion import fit_generator
-world = load("digits")
+world = load_world("digits")
 fit_generator(Internal(**{SPEC.model_dump()}), world.x[:40], world.y[:40], world.classes, 0, Path(sys.argv[1]), every=0)
 """
 

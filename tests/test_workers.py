@@ -15,7 +15,7 @@ from synthnb.engine.batch_systems import SYSTEMS, job_script
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
 # a worker that has other code in memory
-STRANGER = "import synthnb.engine.workers as w; w.CODE = 'other'; w.versions.cache_clear()"
+STRANGER = "import synthnb.engine.workers as w; w.CODE_HASH = 'other'; w.versions.cache_clear()"
 
 @pytest.fixture
 def hand(tmp_path):

@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import queue
+import signal
 import statistics
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -128,6 +130,20 @@ class Progress:
 # %% ../../nbs/engine/06_run.ipynb #62520b4c
 RESULT_TIMEOUT = 2.0  # seconds for a few bytes from a worker that says it is done
 
+@contextmanager
+def _noting_ctrl_c() -> Iterator[list[int]]:  # one entry for each Ctrl-C
+    "Note every Ctrl-C: Python drops the KeyboardInterrupt where it arrives in a destructor, as of Dask's futures."
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    def handler(number, frame):
+        pressed.append(number)
+        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGINT, handler)
+    try: yield pressed
+    finally: signal.signal(signal.SIGINT, before)
+
 class Dispatcher:
     "Gives jobs to workers and collects their results."
     def __init__(
@@ -147,11 +163,14 @@ class Dispatcher:
 
     def run(self) -> list[dict[str, Any]]:  # what failed: label, error
         "Run all jobs. Raises SchedulerLost and DiskFull."
-        while self.waiting or self.out:
-            self.progress.show(self.dispatch())
-            try: job = self.ended.get(timeout=0.5)
-            except queue.Empty: continue
-            self.collect(job)
+        with _noting_ctrl_c() as pressed:
+            while self.waiting or self.out:
+                if pressed: raise KeyboardInterrupt
+                self.progress.show(self.dispatch())
+                try: job = self.ended.get(timeout=0.5)
+                except queue.Empty: continue
+                self.collect(job)
+            if pressed: raise KeyboardInterrupt
         return [{"label": self.labels[key], "error": error} for key, error in self.errors.items() if error]
 
     def dispatch(self) -> str | None:  # a message while no worker is connected, else None

@@ -224,7 +224,8 @@ def _local_cluster(
         return {"cls": Nanny, "options": here | options}
     start_fork_server()
     with dask.config.set(DASK_CONFIG):
-        nannies = {f"cpu-{i}": nanny("CPU", "") for i in range(workers)} | {f"gpu-{d}": nanny("GPU", d) for d in devices}
+        nannies = {f"cpu-{i}": nanny("CPU", "") for i in range(workers)}
+        nannies |= {f"gpu-{d}": nanny("GPU", d) for d in devices}
         scheduler = {"cls": Scheduler, "options": {**here, "port": 0, "allowed_failures": ATTEMPTS - 1}}
         try: cluster = SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=50)
         except RuntimeError as e: raise SchedulerLost(f"the workers could not be started ({error_line(e)})") from None
