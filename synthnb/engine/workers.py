@@ -253,7 +253,7 @@ def _remote_cluster(
 def _raising_scheduler_lost() -> Iterator[None]:  # raises SchedulerLost
     "Raise SchedulerLost where the scheduler does not answer."
     try: yield
-    except Exception as e: raise SchedulerLost(f"the connection to the scheduler is lost ({error_line(e)})") from None
+    except Exception as e: raise SchedulerLost("the connection to the scheduler is lost") from e
 
 def worker_resources(
     client: Any,  # Dask's
