@@ -21,8 +21,9 @@ lab: .venv/ready  ## open the tour in JupyterLab
 check: lint  ## lint, export without diff, and the tests that changed files concern: under a minute
 	@$(BIN)/python tests/changed.py
 
-test: lint  ## lint, then every test but the slow ones, two at a time, with coverage; the slowest are listed at the end
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --durations=15
+test: lint  ## lint, then every test but the slow ones, with coverage; the slowest are listed at the end
+	@# twice as many workers as two cores have: half of the time a test waits for processes that it started
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --cov --cov-report=term --durations=15
 
 test-slow: .venv/ready  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
