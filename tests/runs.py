@@ -1,18 +1,23 @@
 """What tests of whole runs share: the command, what it left in the store, and Dask processes started by hand."""
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import mkdtemp
+from types import ModuleType
 from unittest import mock
 
 import psutil
 
 from synthnb.base.store import Store
+from synthnb.engine.kernels import start_fork_server
 from synthnb.interface.cli import main
 from synthnb.lab.study import open_experiment
 from synthnb.report.files import results_csv
@@ -53,6 +58,45 @@ def command(*words, home, cwd=".", env=None):
         try: main()
         except SystemExit as e: code = e.code
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+class Forked:
+    "The command in a process forked from one that has imported, which saves nine CPU seconds; for runs left alone."
+    def __init__(self, *words, home, cwd=None, env=None):
+        start_fork_server()
+        self.folder = Path(mkdtemp())
+        env = {**os.environ, "SYNTHNB_HOME": str(home), **(env or {})}
+        how = words, cwd or os.getcwd(), env, self.folder
+        self.process = get_context("forkserver").Process(target=drive, args=how)
+        with mock.patch.dict(sys.modules, {"__main__": ModuleType("__main__")}): self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self): return self.process.exitcode
+
+    def wait(self): self.process.join()
+
+    def communicate(self, timeout=None):
+        self.process.join(timeout)
+        if self.process.exitcode is None: raise TimeoutError(f"process {self.pid} takes more than {timeout} s")
+        return [(self.folder / name).read_text() for name in ("out", "err")]
+
+    @property
+    def returncode(self): return self.process.exitcode
+
+def drive(words, cwd, env, folder):
+    "Be the command, its output in two files."
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server ignores
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        with open(folder / name, "w") as file: os.dup2(file.fileno(), stream.fileno())
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = ["synthnb", *words]
+    main()
+
+def run(study, home, *args, code=0):
+    "What a run says that is left alone."
+    return finish(Forked("run", study, *ON, *args, home=home), code)
 
 def counting():
     "An environment in which a process, and all that it starts, counts the lines that it executes."

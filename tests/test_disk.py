@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import OFFLINE
-from runs import finish, journal, results, start, synthnb
+from runs import finish, journal, results, run, start, synthnb
 
 from synthnb.base.store import DiskFull, Store
 from synthnb.engine.execute import execute_notebook
@@ -198,7 +198,7 @@ def test_a_disk_that_is_found_full_late_wherever_that_is(words, study, undisturb
         assert made(home, before) == before, "something finished was made again"
         before = made(home, keys)
     flag.write_text("")
-    finish(synthnb("run", study, "--on", "digits", "--scale", "debug", home=home, env=env))
+    run(study, home)
     assert results(study, home) == undisturbed["results"] and journal(home) == journal(undisturbed["home"])
 
 

@@ -20,7 +20,7 @@ FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Roya
 
 def synthnb(*words, cwd, code=0):
     "The command in a user's folder, which holds the store too; what it says on stdout and on stderr."
-    if words[0] == "run" and not code: return finish(runs.synthnb(*words, home=cwd / "store", cwd=cwd), timeout=280)
+    if words[0] == "run" and not code: return finish(runs.Forked(*words, home=cwd / "store", cwd=cwd), timeout=280)
     done = command(*words, home=cwd / "store", cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout, done.stderr

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from runs import finish, synthnb
+from runs import Forked, finish
 from safetensors.numpy import load_file, save_file
 
 from synthnb.base.errors import BadInput
@@ -208,7 +208,7 @@ def test_a_whole_study_with_a_pipeline(models, tmp_path):
     shutil.copytree(models["sd15"], tmp_path / "files/model")
     (tmp_path / "files/pictured.yaml").write_text(STUDY)
     ran, _ = finish(
-        synthnb("run", "files/pictured.yaml", "--on", "digits", "--scale", "debug", "--seeds", "1",
+        Forked("run", "files/pictured.yaml", "--on", "digits", "--scale", "debug", "--seeds", "1",
         home=tmp_path / "store", cwd=tmp_path))
     assert "On digits, asked" in ran
     store = Store(tmp_path / "store")

@@ -20,7 +20,7 @@ def shell(line, folder):
     if words[0] == "make":
         return subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
     assert words[0] == "synthnb"
-    runs.finish(runs.synthnb(*words[1:], home=folder / "store", cwd=folder))
+    runs.finish(runs.Forked(*words[1:], home=folder / "store", cwd=folder))
 
 
 def run(kind, text, folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import finish, journal, of_pair, results, start, until
+from runs import finish, journal, of_pair, results, run, start, until
 
 from synthnb.base.environment import ROOT
 from synthnb.base.store import Store
@@ -30,7 +30,7 @@ def test_the_progress_names_what_runs_and_what_is_left(undisturbed):
 
 def test_a_finished_run_again_executes_nothing(study, undisturbed, again):
     before, cpu = journal(again), sum(os.times()[2:4])
-    out, err = finish(start(study, again))
+    out, err = run(study, again)
     assert sum(os.times()[2:4]) - cpu < 15, "processor time: a wall clock would measure the tests beside"
     assert journal(again) == before and "running: " not in err
     assert out.split("report: ")[0] == undisturbed["out"].split("report: ")[0]
@@ -45,7 +45,7 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
     finished = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns
         for key in Store(tmp_path).keys()}
     assert 0 < sum(key.startswith("rows-") for key in finished) < 8
-    finish(start(study, tmp_path))
+    run(study, tmp_path)
     now = {key: (Store(tmp_path).folder(key) / "manifest.json").stat().st_mtime_ns for key in finished}
     assert now == finished, "something finished was made again"
     assert max(journal(tmp_path).values()) == 1
@@ -58,7 +58,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(pair, undisturbed, tmp_pa
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process, 130)
     assert "goes on from here" in err and "Traceback" not in err
-    finish(start(pair, tmp_path))
+    run(pair, tmp_path)
     assert max(journal(tmp_path).values()) == 1 and results(pair, tmp_path) == of_pair(undisturbed["results"])
 
 def test_two_runs_at_once_share_the_work(pair, undisturbed, tmp_path):
@@ -75,13 +75,13 @@ def test_a_damaged_artefact_is_noticed_named_and_made_again(study, undisturbed, 
         f.write(b"\x07")
     torn = next(key for key in store.keys() if key.startswith("rows-"))
     (store.folder(torn) / "rows.parquet").write_bytes(b"")
-    _, err = finish(start(study, again))
+    _, err = run(study, again)
     assert f"{key}: x.npy is not what was written" in err and f"{torn}: rows.parquet is not what was written" in err
     store.check(key)
     assert results(study, again) == undisturbed["results"]
 
 def test_one_seed_has_an_answer_without_an_interval(study, again):
-    out, _ = finish(start(study, again, "--seeds", "1"))
+    out, _ = run(study, again, "--seeds", "1")
     assert "not judged" in out and "one shared seed" in out
 
 def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
@@ -89,7 +89,7 @@ def test_an_arm_that_fails_keeps_its_notebook_and_the_others_go_on(tmp_path):
     path.write_text(
         "name: half\nquestion: q\narms:\n  good: {}\n  bad: {'recipe.model': 'timm:no_such_model'}\ncontrasts: [[bad, "
         "good]]\n")
-    out, err = finish(start(str(path), tmp_path / "store"), code=1)
+    out, err = run(str(path), tmp_path / "store", code=1)
     assert "no_such_model" in err and "notebook:" in err
     notebook = Path(err.split("notebook: ")[1].splitlines()[0])
     assert notebook.exists() and "no_such_model" in notebook.read_text()

@@ -282,6 +282,12 @@ def test_notebooks_are_light():
     nothing([f"{name}: {size // 1000} kB of outputs" for name, size in sizes.items() if size > 150_000])
 
 
+def test_outputs_are_at_most_30_percent_of_the_notebooks():
+    files = tree_files(".ipynb")
+    outputs = sum(len(json.dumps(c.get("outputs", []))) for f in files for c in json.loads(f.read_text())["cells"])
+    assert outputs <= 0.3 * sum(f.stat().st_size for f in files)
+
+
 def test_requirements_are_names_and_versions():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     nothing([line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+", line)])

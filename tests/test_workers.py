@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from runs import ON, by_hand, counting, end, finish, journal, of_pair, results, start, synthnb, until
+from runs import ON, by_hand, counting, end, finish, journal, of_pair, results, run, start, synthnb, until
 
 from synthnb.base.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
@@ -33,7 +33,7 @@ def test_four_workers_started_by_hand_in_other_folders_give_the_same_results(stu
     hand.scheduler()
     for words in ((), (), ("--no-nanny", "--nthreads", "3"), ("--name", "four")): hand.worker(*words)
     store = tmp_path / "store"
-    out, _ = finish(start(study, store, "--scheduler", hand.address))
+    out, _ = run(study, store, "--scheduler", hand.address)
     assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
     assert out.split("report: ")[0] == undisturbed["out"].split("report: ")[0]
     makers = {line.split()[-1] for line in (store / "journal.txt").read_text().splitlines()}
@@ -118,7 +118,7 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, und
     until(lambda: all(worker.poll() is not None for worker in hand.processes[1:3]), timeout=60)
     hand.scheduler(port)
     for _ in range(2): hand.worker()
-    finish(start(pair, store, "--scheduler", hand.address))
+    run(pair, store, "--scheduler", hand.address)
     assert results(pair, store) == of_pair(undisturbed["results"]) and max(journal(store).values()) == 1
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
