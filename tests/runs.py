@@ -10,7 +10,7 @@ from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redire
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from unittest import mock
 
@@ -63,7 +63,8 @@ class Forked:
     "The command in a process forked from one that has imported, which saves nine CPU seconds; for runs left alone."
     def __init__(self, *words, home, cwd=None, env=None):
         start_fork_server()
-        self.folder = Path(mkdtemp())
+        self.place = TemporaryDirectory()  # gone with this object
+        self.folder = Path(self.place.name)
         env = {**os.environ, "SYNTHNB_HOME": str(home), **(env or {})}
         how = words, cwd or os.getcwd(), env, self.folder
         self.process = get_context("forkserver").Process(target=drive, args=how)
