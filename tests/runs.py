@@ -16,7 +16,7 @@ from unittest import mock
 
 import psutil
 
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.kernels import start_fork_server
 from synthnb.interface.cli import main
 from synthnb.lab.study import open_experiment

@@ -8,7 +8,7 @@ from synthnb.base.generator_options import Render
 from synthnb.base.options import Setting, TestbedSpec, flat, override
 from synthnb.base.random_streams import rng
 from synthnb.data.worlds import load_world
-from synthnb.lab.artefacts import embedded_world
+from synthnb.data.worlds import embedded_world
 from synthnb.lab.statistics import compare, comparison_sentence, worth, worth_phrase
 from synthnb.studies.synthetic_ratio import study
 

@@ -13,10 +13,10 @@ import torch
 from conftest import OFFLINE
 from runs import finish, journal, results, run, start, synthnb
 
-from synthnb.base.store import DiskFull, Store
+from synthnb.artefacts.store import DiskFull, Store
 from synthnb.engine.execute import execute_notebook
 from synthnb.lab import stages
-from synthnb.lab.artefacts import Artefact
+from synthnb.artefacts.artefact import Artefact
 from synthnb.lab.study import open_experiment
 from synthnb.learn.train import load_checkpoint, save_checkpoint
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_noted_does_not_hide_the_error(tmp_path, monkeypatch, cap
 def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
     store, sync = Store(tmp_path), os.fsync
     cell = open_experiment(study, "digits", [0, 1], scale="debug", store=store).cells["real"]
-    key = cell.artefacts(1)["rows"].key
+    key = cell.ends[1].key
     def full(fd):
         if key in os.readlink(f"/proc/self/fd/{fd}"): raise OSError(errno.ENOSPC, NO_SPACE)
         sync(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runs import ON, counting, finish, journal, synthnb
 
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.plan import repeat_command, status
 from synthnb.lab.study import open_experiment
 

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.lab.study import open_experiment
 
 STUDY = """

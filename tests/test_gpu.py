@@ -6,7 +6,7 @@ import torch
 
 from synthnb.base.generator_options import Internal
 from synthnb.base.options import Setting, override
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.lab.artefacts import artefacts, embedded_world
 from synthnb.lab.cell import Cell
 from synthnb.lab.stages import fetch, resolve_dataset

@@ -14,7 +14,7 @@ import pytest
 from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.run import leftovers
 
 KILLS = int(os.environ.get("KILLS", "50"))  # how many altogether

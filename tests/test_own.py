@@ -11,7 +11,7 @@ from PIL import Image
 from runs import command, finish
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference",

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from synthnb.base.errors import BadInput
 from synthnb.base.generator_options import Img2Img, Text2Img
 from synthnb.base.options import Setting
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.data.pretrained import model_identity
 from synthnb.data.worlds import DIGITS
 from synthnb.generate.pipelines import load_pipeline, sample

@@ -9,9 +9,9 @@ from test_cli import synthnb
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
 from synthnb.base.options import Images
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.plan import plan
-from synthnb.lab.stages import resolve_dataset
+from synthnb.data.external_images import resolve_dataset
 from synthnb.lab.study import open_experiment
 from synthnb.lab.testbed import find_testbed
 
@@ -85,7 +85,7 @@ def test_what_is_measured_wins_over_what_is_stated(tmp_path):
     before = plan(run)
     assert (before.seconds is None and before.stated == 3600 * sum(before.todo.values())
         and " CPU-hours on one worker by" in repr(before))
-    splits = run.cells["real only"].artefacts(0)["splits"]
+    splits = run.cells["real only"].of_kind(0, "splits")[0]
     run.store.save(splits.key, {"order": []}, {"kind": "splits", "seconds": 1.0})
     after = plan(run)
     assert after.there == {"splits": 1} and after.stated == before.stated - 3600 and "nobody measured" in repr(after)

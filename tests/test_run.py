@@ -9,7 +9,7 @@ import pytest
 from runs import finish, journal, of_pair, results, run, start, until
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from file_map import WINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = (  # no torch: `synthnb plan` answers at once
-    "base.options base.plugins base.store data.external_images data.pretrained generate.captions generate.ready_made "
-    "lab.artefacts lab.stages lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
+    "base.options base.plugins artefacts.store artefacts.artefact artefacts.stages data.external_images "
+    "data.pretrained generate.captions generate.ready_made generate.pool learn.filters learn.mix learn.measures "
+    "lab.outside lab.arms lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
     "interface.api interface.cli").split()
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
 

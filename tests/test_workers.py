@@ -9,7 +9,7 @@ import psutil
 import pytest
 from runs import ON, by_hand, counting, end, finish, journal, of_pair, results, run, start, synthnb, until
 
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
 
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..base.errors import BadInput
 from ..base.plugins import add_module_folders, module_folders
-from ..base.store import Damaged, DiskFull, Store, is_locked, locked, raising_disk_full
+from ..artefacts.store import Damaged, DiskFull, Store, is_locked, locked, raising_disk_full
 from .execute import error_line
 from .plan import (
     Job, driver_file, format_duration, measured_costs, missing_jobs, parameters, ready_jobs, seconds_of, time_left)
@@ -181,8 +181,9 @@ class Dispatcher:
         for job in ready_jobs(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
             failed = next((self.labels[need] for need in job.depends_on if self.errors[need]), None)
-            # a notebook does the seeds that it can do
-            if failed and job.kind != "notebook": self._finish(job, f"needs {failed}, which failed")
+            # a notebook, or a training of several seeds, does the seeds that it can do
+            if failed and job.kind != "notebook" and len(job.target) == 1:
+                self._finish(job, f"needs {failed}, which failed")
             elif free[gpu] > 0:
                 free[gpu] -= 1
                 self._submit(job, gpu, there[gpu])

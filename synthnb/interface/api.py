@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.environment import ROOT
 from ..base.errors import BadInput
 from ..base.keys import digest
-from ..base.store import Store
+from ..artefacts.store import Store
 from ..engine.plan import Overview, Plan, overview, plan, status
 from ..engine.run import run
 from ..lab.cell import Cell

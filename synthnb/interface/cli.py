@@ -22,7 +22,7 @@ import yaml
 from ..base.environment import ROOT, store_root
 from ..base.errors import BadInput
 from ..base.options import flat
-from ..base.store import DiskFull, Store, raising_disk_full
+from ..artefacts.store import DiskFull, Store, raising_disk_full
 from ..engine.batch_systems import SYSTEMS, job_script
 from ..engine.execute import KernelDied
 from ..engine.plan import overview, status

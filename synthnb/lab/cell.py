@@ -12,22 +12,23 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from ..artefacts.artefact import Artefact, closure
+from ..artefacts.stages import ensure_each, fetch
+from ..artefacts.store import Store
 from ..base.errors import BadInput
 from ..base.keys import digest
 from ..base.options import Setting, flat
-from ..base.store import DiskFull, Store
-from .artefacts import Artefact, World, artefacts
-from .stages import ensure, fetch, load_dataset, scored_pool, training_set, used_pool
+from ..data.datasets import Pool, World, load_dataset
+from ..learn.filters import scored_pool, used_pool
+from ..learn.mix import training_set
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from synthnb.generate.pool import Pool
 
 # %% ../../nbs/lab/02_cell.ipynb #d14c84c8
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class Cell:
     setting: Setting  # all resolved options
     world: World  # the data set that the setting names
     seeds: tuple[int, ...]  # seeds of the arm
+    ends: dict[int, Artefact]  # seed -> its rows, of which the closure is everything that the seed needs
     store: Store  # where artefacts are
 
     def __repr__(self) -> str:
         return f"Cell({self.arm!r} of {self.study} on {self.testbed}, seeds {', '.join(map(str, self.seeds))})"
 
     @cached_property
-    def _lists(self) -> dict[int, dict[str, Artefact]]:  # seed -> name -> artefact
-        return {seed: artefacts(self.setting, seed, self.world) for seed in self.seeds}
+    def _closures(self) -> dict[int, dict[str, Artefact]]:  # seed -> key -> artefact
+        return {}
 
     @cached_property
     def _read(self) -> "dict[int, pd.DataFrame]":  # seed -> rows, cached: an artefact's content never changes
@@ -55,9 +57,25 @@ class Cell:
     def artefacts(
         self,
         seed: int,  # one of the cell's
-    ) -> dict[str, Artefact]:  # name -> artefact, inputs before what needs them
-        "Return all artefacts of one seed."
-        return self._lists[seed]
+    ) -> dict[str, Artefact]:  # key -> artefact, inputs before what needs them
+        "Return all artefacts that one seed needs."
+        if seed not in self._closures: self._closures[seed] = closure(self.ends[seed])
+        return self._closures[seed]
+
+    def of_kind(
+        self,
+        seed: int,  # one of the cell's
+        kind: str,  # a key of `artefacts.artefact.STAGES`
+    ) -> list[Artefact]:  # inputs first
+        "Return the artefacts of one kind that one seed needs."
+        return [a for a in self.artefacts(seed).values() if a.kind == kind]
+
+    def training(
+        self,
+        seed: int,  # one of the cell's
+    ) -> dict[str, Artefact]:  # phase -> its weights, in order
+        "Return the phases of one seed's training."
+        return dict(zip(self.setting.training(), self.ends[seed].inputs["weights"], strict=True))
 
     @property
     def notebook(self) -> Path:  # exists once it has been executed
@@ -73,17 +91,9 @@ class Cell:
 
     def make(self) -> "pd.DataFrame":  # the rows of the seeds that succeeded; raises where all failed
         "Make what is missing: train all seeds as a group or, if that fails, one by one, so that others finish."
-        lists = [self.artefacts(seed) for seed in self.seeds]
-        failed = {}
-        try: ensure([found["weights"] for found in lists], self.store)
-        except (BadInput, DiskFull): raise
-        except Exception as e: print(f"not all seeds can be trained ({e}); each is tried by itself", file=sys.stderr)
-        for seed, found in zip(self.seeds, lists, strict=True):
-            try: ensure([found["rows"]], self.store)  # makes the weights first where they are missing
-            except DiskFull: raise
-            except Exception as e:
-                failed[seed] = e
-                print(f"seed {seed} failed: {e}", file=sys.stderr)
+        failed = ensure_each([self.ends[seed] for seed in self.seeds], self.store)
+        for seed in self.seeds:
+            if e := failed.get(self.ends[seed].key): print(f"seed {seed} failed: {e}", file=sys.stderr)
         if len(failed) == len(self.seeds): raise next(iter(failed.values()))
         return self.results()
 
@@ -92,10 +102,10 @@ class Cell:
         import pandas as pd
         keys = {"study": self.study, "testbed": self.testbed, "arm": self.arm}
         columns = [*keys, "seed", "step", "slice", "metric", "value", "n"]
-        done = [seed for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
+        done = [seed for seed in self.seeds if self.store.has(self.ends[seed].key)]
         for seed in done:
             if seed not in self._read:
-                self._read[seed] = fetch(self.artefacts(seed)["rows"], self.store, "rows")["rows"].assign(
+                self._read[seed] = fetch(self.ends[seed], self.store, "rows")["rows"].assign(
                     **keys, seed=seed)[columns]
         parts = [self._read[seed] for seed in done]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
@@ -103,20 +113,21 @@ class Cell:
     def pool(
         self,
         seed: int,  # one of the cell's
-    ) -> "Pool":  # the images that this arm uses; BadInput where the arm has none
-        "Return the synthetic images of one seed, made first if missing."
-        weights = self.artefacts(seed)["weights"]
-        if not weights.inputs["shards"]: raise BadInput(f"arm {self.arm!r} has no synthetic images")
-        return used_pool(weights, self.world.shape.names, self.store)
+    ) -> Pool:  # the images that this arm uses; BadInput where the arm has none
+        "Return the synthetic images of one seed, made first if missing; of several phases those of the last one."
+        drawn = [weights for weights in self.training(seed).values() if weights.inputs["shards"]]
+        if not drawn: raise BadInput(f"arm {self.arm!r} has no synthetic images")
+        return used_pool(drawn[-1], self.world.shape.names, self.store)
 
     def candidates(
         self,
         seed: int,  # one of the cell's
-    ) -> "Pool":  # its provenance has the column `filter_score`; BadInput where the arm has no filter
+        phase: str | None = None,  # of the training; the last one with a filter where None
+    ) -> Pool:  # its provenance has the column `filter_score`; BadInput where the arm has no filter
         "Return all images that the filter of one seed chooses from."
-        weights = self.artefacts(seed)["weights"]
-        if "scores" not in weights.inputs: raise BadInput(f"arm {self.arm!r} filters nothing")
-        return scored_pool(weights, self.world.shape.names, self.store)
+        found = {name: weights for name, weights in self.training(seed).items() if "scores" in weights.inputs}
+        if not found: raise BadInput(f"arm {self.arm!r} filters nothing")
+        return scored_pool(found[phase or [*found][-1]], self.world.shape.names, self.store)
 
     def captions(
         self,
@@ -124,11 +135,12 @@ class Cell:
     ) -> "pd.DataFrame":  # class, image (index), caption, raw; perturbed: variant, how; BadInput without captions
         "Return the captions of the seed's real base set, perturbed ones if there are any."
         import pandas as pd
-        found = self.artefacts(seed)
-        if "captions" not in found: raise BadInput(f"arm {self.arm!r} has no captions")
-        dataset = load_dataset(found["dataset"], self.store)
-        captions = fetch(found["perturbed" if "perturbed" in found else "captions"], self.store)["captions"]
-        base = fetch(found["splits"], self.store)["order"][:self.setting.base * len(dataset.classes)]
+        found = [*self.of_kind(seed, "perturbed"), *self.of_kind(seed, "captions")]
+        if not found: raise BadInput(f"arm {self.arm!r} has no captions")
+        dataset = load_dataset(self.world.dataset, self.store)
+        captions = fetch(found[0], self.store)["captions"]
+        splits = self.ends[seed].inputs["weights"][0].inputs["splits"][0]
+        base = fetch(splits, self.store)["order"][:self.setting.base * len(dataset.classes)]
         names = pd.Series([dataset.classes[label] for label in dataset.y], name="class")
         return captions[captions.image.isin(base)].join(names, on="image").set_index("class").reset_index()
 
@@ -137,7 +149,7 @@ class Cell:
         seed: int,  # one of the cell's
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images uint8 (N, C, H, W), labels (N,), is_synthetic (N,)
         "Return the images that one seed trains on."
-        return training_set(self.artefacts(seed)["weights"], self.store)
+        return training_set(self.ends[seed].inputs["weights"], self.store)
 
     def real(
         self,
@@ -145,7 +157,7 @@ class Cell:
     ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # images uint8 (N, C, H, W), labels (N,), class names
         "Return the real images that one seed trains on."
         x, y, synthetic = self.training_images(seed)
-        return x[~synthetic], y[~synthetic], load_dataset(self.artefacts(seed)["dataset"], self.store).classes
+        return x[~synthetic], y[~synthetic], self.world.shape.names
 
     def balance(
         self,
@@ -170,6 +182,20 @@ class Cell:
         return rows[rows.slice == "batch"].pivot(
             index="seed", columns="metric", values="value").rename_axis(columns=None)
 
+    def phases(
+        self,
+        seed: int,  # one of the cell's, trained
+    ) -> "pd.DataFrame":  # one row a phase: steps, lr, what it starts from, requested and realised shares and counts
+        "Return the phases of one seed's training, as they were trained."
+        import pandas as pd
+        table = {}
+        for name, weights in self.training(seed).items():
+            recipe, options = weights.spec["recipe"], self.setting.training()[name]
+            table[name] = {"steps": recipe["steps"], "lr": recipe["lr"],
+                "start": options.start or ("before" if "start" in weights.inputs else "fresh")}
+            table[name] |= fetch(weights, self.store, "batches")["batches"]
+        return pd.DataFrame.from_dict(table, orient="index").rename_axis(index="phase")
+
     def show_real(
         self,
         seed: int,  # one of the cell's
@@ -188,9 +214,6 @@ class Cell:
         from IPython.display import display
 
         from synthnb.data.images import resize, show_images
-        if not self.artefacts(seed)["weights"].inputs["shards"]:
-            print(f"arm {self.arm!r} has no synthetic images")
-            return
         pool = self.pool(seed)
         shown = resize(pool.x[:60], min(pool.x.shape[-1], 96))
         show_images(shown, f"The first {min(60, len(pool))} of {len(pool)} synthetic images, the classes in turn.",
@@ -205,10 +228,7 @@ class Cell:
         from IPython.display import display
 
         from synthnb.data.images import show_images
-        if "captions" not in self.artefacts(seed):
-            print(f"arm {self.arm!r} has no captions")
-            return
-        captions, dataset = self.captions(seed), load_dataset(self.artefacts(seed)["dataset"], self.store)
+        captions, dataset = self.captions(seed), load_dataset(self.world.dataset, self.store)
         first = captions.image.drop_duplicates()[:10]
         show_images(dataset.x[first], "The ten real images whose captions follow, in their order.", columns=10,
             zoom=_zoom(dataset.x))
@@ -221,29 +241,24 @@ class Cell:
         self,
         seed: int,  # one of the cell's
     ) -> None:
-        "Display the filter's scores: their histogram, and the candidates with the highest and lowest ones."
-        from matplotlib.figure import Figure
+        "Display each filter's scores: their histogram, and the candidates with the highest and lowest ones."
+        for name, weights in self.training(seed).items():
+            if "scores" in weights.inputs:
+                _show_filter(self.setting.training()[name].filter.score, self.candidates(seed, name),
+                    used_pool(weights, self.world.shape.names, self.store))
 
-        from synthnb.data.images import show_images
-        if "scores" not in self.artefacts(seed)["weights"].inputs:
-            print(f"arm {self.arm!r} filters nothing")
-            return
-        pool = self.candidates(seed)
-        scores = pool.provenance.filter_score.to_numpy()
-        figure = Figure((5, 2), layout="constrained")
-        axes = figure.subplots()
-        axes.hist(scores, bins=40, color="#999933", label="candidates")
-        axes.hist(self.pool(seed).provenance.filter_score, bins=40, range=(scores.min(), scores.max()),
-            color="#4477aa", label="used")
-        axes.set(xlabel=self.setting.filter.score, ylabel="images")
-        axes.legend()
-        _display_figure(figure,
-            f"Scores of {len(pool)} candidates and of those that are used, by {self.setting.filter.score}.")
-        order = scores.argsort(kind="stable")
-        show_images(pool.x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.",
-            zoom=_zoom(pool.x))
-        show_images(pool.x[order[:20]], "The twenty candidates with the lowest scores, worst first.",
-            zoom=_zoom(pool.x))
+    # kind of artefact -> method that displays it, in the order of the page
+    VIEWS: ClassVar[dict[str, str]] = {"captions": "show_captions", "shard": "show_pool", "scores": "show_scores"}
+
+    def show_inputs(
+        self,
+        seed: int,  # one of the cell's
+    ) -> None:
+        "Display what there is before training: real images, and for each kind of artefact in VIEWS how it looks."
+        self.show_real(seed)
+        there = {a.kind for a in self.artefacts(seed).values()}
+        for kind, view in self.VIEWS.items():
+            if kind in there: getattr(self, view)(seed)
 
     def show_curves(self) -> None:
         "Display the learning curves on train and val: a thin line for each seed, a thick one for the mean."
@@ -271,11 +286,12 @@ class Cell:
     def _pictures(self) -> dict:  # name -> figure, alternative text
         "Draw the task's figures of the test set."
         from synthnb.learn.task import TASKS
-        dataset = load_dataset(self.artefacts(self.seeds[0])["dataset"], self.store)
+        dataset = load_dataset(self.world.dataset, self.store)
         test = dataset.part("test")
-        done = [self.artefacts(seed)["rows"] for seed in self.seeds if self.store.has(self.artefacts(seed)["rows"].key)]
+        done = [self.ends[seed] for seed in self.seeds if self.store.has(self.ends[seed].key)]
         if not done: raise BadInput(f"arm {self.arm!r} has no finished seed yet; .make() makes them")
-        logits = [fetch(rows, self.store, "test")["test"] for rows in done]
+        measured = [next(m for m in rows.inputs["measures"] if "logits" in m.inputs) for rows in done]
+        logits = [fetch(m.inputs["logits"][0], self.store, "logits")["logits"]["test"] for m in measured]
         return TASKS[self.setting.task].pictures(dataset.x[test], dataset.y[test], logits, dataset.classes)
 
     def show(self) -> None:
@@ -283,10 +299,8 @@ class Cell:
         from IPython.display import display
         self.make()
         display(self.options(), self.balance(self.seeds[0]))
-        self.show_real(self.seeds[0])
-        self.show_pool(self.seeds[0])
-        self.show_scores(self.seeds[0])
-        display(self.mix())
+        self.show_inputs(self.seeds[0])
+        display(self.phases(self.seeds[0]), self.mix())
         self.show_curves()
         display(self.table())
         self.show_confusion()
@@ -298,6 +312,27 @@ def _zoom(
 ) -> int:  # screen pixels a pixel
     "Return the factor by which small images are enlarged for display."
     return max(1, 48 // x.shape[-1])
+
+def _show_filter(
+    score: str,  # name of the score
+    candidates: Pool,  # with the column `filter_score`
+    used: Pool,  # those that the filter keeps
+) -> None:
+    "Display the scores of a filter, and the best and the worst candidates."
+    from matplotlib.figure import Figure
+
+    from synthnb.data.images import show_images
+    x, scores = candidates.x, candidates.provenance.filter_score.to_numpy()
+    figure = Figure((5, 2), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(scores, bins=40, color="#999933", label="candidates")
+    axes.hist(used.provenance.filter_score, bins=40, range=(scores.min(), scores.max()), color="#4477aa", label="used")
+    axes.set(xlabel=score, ylabel="images")
+    axes.legend()
+    _display_figure(figure, f"Scores of {len(candidates)} candidates and of those that are used, by {score}.")
+    order = scores.argsort(kind="stable")
+    show_images(x[order[::-1][:20]], "The twenty candidates with the highest scores, best first.", zoom=_zoom(x))
+    show_images(x[order[:20]], "The twenty candidates with the lowest scores, worst first.", zoom=_zoom(x))
 
 def _display_figure(
     figure: "Figure",  # from matplotlib
