@@ -53,21 +53,23 @@ def pools(told):
     return {arm: cell.pool(0) for arm, cell in told.cells.items()}
 
 
-def list_of(told, arm): return told.cells[arm].artefacts(0)
+def list_of(told, arm):
+    "Kind -> the first artefact of it; of scores those of sources."
+    return {a.kind: a for a in reversed(told.cells[arm].artefacts(0).values())}
 
 
 def test_what_arms_share_is_made_once(told):
     caption, perturbed, adapted, other = (
         list_of(told, arm) for arm in ("caption", "perturbed", "adapted", "adapted, drawn otherwise"))
     assert caption["captions"].key == perturbed["captions"].key == list_of(told, "adapted to captions")["captions"].key
-    assert (adapted["generator"].key == other["generator"].key
-        and adapted["shard/0"].key != other["shard/0"].key), "one adaptation for every guidance"
-    assert list_of(told, "adapted to captions")["generator"].key != adapted["generator"].key
-    names = list(perturbed)
-    assert (names.index("captions") < names.index("perturbed") < names.index("shard/0") < names.index("features/0")
-        < names.index("rows"))
-    assert ("sources" in list_of(told, "chosen") and "sources" not in list_of(told, "started")
-        and "generator" not in caption)
+    assert (adapted["adapter"].key == other["adapter"].key
+        and adapted["shard"].key != other["shard"].key), "one adaptation for every guidance"
+    assert list_of(told, "adapted to captions")["adapter"].key != adapted["adapter"].key
+    kinds = [a.kind for a in told.cells["perturbed"].artefacts(0).values()]
+    order = ("captions", "perturbed", "shard", "features", "rows")
+    assert sorted(order, key=kinds.index) == list(order)
+    assert "scores" in list_of(told, "chosen") and "scores" not in list_of(told, "started")
+    assert "adapter" not in caption
 
 
 def test_what_differs_names_whole_parts(told):

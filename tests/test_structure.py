@@ -301,18 +301,19 @@ def test_changed_stages_have_a_new_version():
     changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind]
                      and now[kind]["version"] == recorded[kind]["version"])
     nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES "
-                     "(nbs/lab/00_artefacts.ipynb), so that old artefacts are made again; where no result changes, "
+                     "(nbs/artefacts/01_artefact.ipynb), so that old artefacts are made again; where no result changes, "
                      "leave the version. Then record with `make stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"
 
 
 @pytest.mark.parametrize("module, old, new, stages", [
-    ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >", "judge rows weights"),
+    ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >", "judge measure outcomes measure pool weights"),
     ("generate.pool", "rng.integers(0, 256,", "rng.integers(0, 255,", "shard"),
-    ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "rows"),
+    ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "measure diversity"),
     ("learn.train", '"Train to the end,', '"Train until the end,', ""),
-    ("lab.stages", '"dataset": make_dataset,', '"dataset": make_dataset, "more": make_dataset,', ""),
-    ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge rows"),
+    ("artefacts.artefact", 'STAGES = {', 'STAGES = {"more": Stage(1, "synthnb.data.splits:make_splits"),', ""),
+    ("learn.measures", 'MEASURES = {', 'MEASURES = {"more": Measure(1, (), "synthnb.learn.measures:batches"),', ""),
+    ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge measure pool"),
 ])
 def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, tmp_path):
     package = shutil.copytree(ROOT / "synthnb", tmp_path / "synthnb", ignore=shutil.ignore_patterns("__pycache__"))

@@ -130,7 +130,9 @@ class Store:
         key: str,  # <kind>-<hash>
     ) -> bool:  # whether it is published
         "Whether an artefact is published (its content is checked when it is read)."
-        return (self.folder(key) / "manifest.json").exists()
+        kind, _, name = key.rpartition("-")
+        # plans ask for tens of thousands of keys: a string is ten times as fast as a Path
+        return os.path.exists(f"{self.root}/{kind}/{name[:2]}/{name}/manifest.json")
 
     def manifest(
         self,

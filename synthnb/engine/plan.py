@@ -94,16 +94,16 @@ def _lacking(
 def _own_artefacts(
     experiment: Experiment,  # a study on a testbed
     lacking: Lacking,
-) -> dict[str, str]:  # key -> the only arm that needs it
+) -> set[str]:  # keys
     "Return the missing artefacts that an arm's notebook makes: those that nothing outside the notebook needs."
     users: dict[str, set[str]] = {}
     for arm, cell in experiment.cells.items():
         for seed in cell.seeds:
             for key in cell.artefacts(seed).keys() & lacking.keys(): users.setdefault(key, set()).add(arm)
     needed_outside: set[str] = set()
-    own = {}
-    for key, (arm, _, artefact) in reversed(lacking.items()):  # what needs an artefact comes before it
-        if artefact.kind in IN_NOTEBOOK and len(users.get(key, ())) == 1 and key not in needed_outside: own[key] = arm
+    own: set[str] = set()
+    for key, (*_, artefact) in reversed(lacking.items()):  # what needs an artefact comes before it
+        if artefact.kind in IN_NOTEBOOK and len(users.get(key, ())) == 1 and key not in needed_outside: own.add(key)
         else: needed_outside |= {a.key for a in artefact.needs()}
     return own
 
@@ -121,11 +121,11 @@ def _group_job(
 def _notebook_job(
     cell: Cell,  # an arm with missing rows
     lacking: Lacking,
-    own: dict[str, str],  # from `_own_artefacts`
+    own: set[str],  # from `_own_artefacts`
     job_of: dict[str, str],  # key of a shared artefact -> key of its job
 ) -> Job:
     "Return the job that executes an arm's notebook."
-    mine = [key for key, arm in own.items() if arm == cell.arm]
+    mine = [key for seed in cell.seeds for key in cell.artefacts(seed) if key in own]
     needed = {a.key: a for key in mine for a in lacking[key][2].needs() if a.key in job_of}
     needed |= {end.key: end for end in cell.ends.values() if end.key in job_of}  # rows that another arm has as well
     hard, soft = (tuple(dict.fromkeys(job_of[a.key] for a in needed.values() if (a.kind in SOFT_DEPENDENCIES) is late))
@@ -168,7 +168,7 @@ def measured_costs(
         for row in csv.DictReader(io.StringIO(path.read_text())):
             costs.setdefault(row["kind"], []).append(float(row["cpu_seconds"]))
     here: dict[str, list[float]] = {}
-    for key in {a.key for *_, a in experiment.walk() if experiment.store.has(a.key)}:
+    for key in filter(experiment.store.has, experiment.artefacts):
         try: about = experiment.store.manifest(key)["about"]
         except Damaged: continue  # `run` reports it and makes it again
         here.setdefault(about["kind"], []).append(about["seconds"])
@@ -261,7 +261,7 @@ def plan(
 ) -> Plan:  # jobs by kind, estimated time, requirements
     "Return what a run would do now; nothing is executed."
     missing, measured = missing_jobs(experiment), measured_costs(experiment)
-    kinds = {a.key: a.kind for *_, a in experiment.walk() if experiment.store.has(a.key)}
+    there = Counter(a.kind for key, (*_, a) in experiment.artefacts.items() if experiment.store.has(key))
     shapes = {cell.world.dataset.key: cell.world.shape for cell in experiment.cells.values()}
     outside = requirements([a for job in missing if job.kind != "notebook" for a in job.target], shapes,
         experiment.testbed.downloads)
@@ -270,7 +270,7 @@ def plan(
     known = tuple(dict.fromkeys(job.kind for job in missing if seconds_of(job, measured) is not None))
     todo = Counter(kind for job in missing if job.kind != "notebook" for kind in job.makes)
     todo["notebook"] = sum(job.kind == "notebook" for job in missing)
-    return Plan(+todo, Counter(kinds.values()), workers, seconds, outside, stated, gpu,
+    return Plan(+todo, there, workers, seconds, outside, stated, gpu,
         known)
 
 # %% ../../nbs/engine/01_plan.ipynb #fec7e82b
@@ -357,7 +357,7 @@ def overview(
     "Return the progress of a study."
     missing, measured, drivers = missing_jobs(experiment), measured_costs(experiment), running_drivers(experiment)
     rows, lacking = len(experiment.cells) * len(experiment.seeds), experiment.missing()
-    costs = Counter(a.kind for a in {a.key: a for *_, a in experiment.walk()}.values())
+    costs = Counter(a.kind for *_, a in experiment.artefacts.values())
     share = 1 - len(lacking) / rows
     if set(costs) <= set(measured):
         share = 1 - sum(measured[kind] for job in missing for kind in job.makes) / sum(

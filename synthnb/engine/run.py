@@ -252,7 +252,7 @@ def discard_damaged(
 ) -> list[str]:  # keys of the damaged artefacts that were thrown away
     "Verify the checksums of all existing artefacts and discard the damaged ones."
     bad = []
-    for key in dict.fromkeys(a.key for *_, a in experiment.walk() if experiment.store.has(a.key)):
+    for key in filter(experiment.store.has, experiment.artefacts):
         try: experiment.store.check(key)
         except Damaged as e:
             print(f"damaged, made again: {e}", file=sys.stderr)
@@ -345,7 +345,7 @@ def _needed_keys(
     store: Store,  # whose runs
 ) -> set[str]:  # keys
     "What the remembered runs would ask for today."
-    return {a.key for experiment in recorded_experiments(store) for *_, a in experiment.walk()}
+    return {key for experiment in recorded_experiments(store) for key in experiment.artefacts}
 
 def unneeded_artefacts(
     store: Store,  # where to look

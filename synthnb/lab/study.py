@@ -24,8 +24,7 @@ from ..base.options import LEAD_METRIC, Setting, StudySpec, TestbedSpec, flat, o
 from ..base.validation import Spec, parse
 from ..data.datasets import World
 from ..data.external_images import resolve_dataset
-from .arms import Arm, resolve_arms, rows
-from .cell import Cell
+from .cell import Cell, make_cells
 from .statistics import Comparison, Worth, compare, comparison_sentence, worth, worth_phrase
 from .testbed import absolute_name, absolute_paths, find_testbed, is_file, is_registered, read_yaml
 
@@ -143,19 +142,13 @@ class Experiment:
     @cached_property
     def cells(self) -> dict[str, Cell]:  # arm -> cell
         "Return the arms as cells, every option checked."
-        arms = self._arms()
-        ends = {name: {seed: rows(arm, seed) for seed in self.seeds} for name, arm in arms.items()}
-        return {name: Cell(self.spec.name, self.testbed.name, name, arm.setting, arm.world, self.seeds, ends[name],
-            self.store) for name, arm in arms.items()}
-
-    def _arms(self) -> dict[str, Arm]:
-        "Resolve the options of all arms, read their data sets, and identify what they name."
         settings = resolve(self.spec, self.testbed, self.scale, self.overrides)
-        worlds: dict[str, World] = {}  # each data set is read once
+        read: dict[str, World] = {}  # each data set is read once
         for setting in settings.values():
-            if (name := canonical(setting.dataset)) not in worlds:
-                worlds[name] = resolve_dataset(setting.dataset, self.store, self.planning)
-        return resolve_arms(settings, {arm: worlds[canonical(setting.dataset)] for arm, setting in settings.items()})
+            if (name := canonical(setting.dataset)) not in read:
+                read[name] = resolve_dataset(setting.dataset, self.store, self.planning)
+        worlds = {arm: read[canonical(setting.dataset)] for arm, setting in settings.items()}
+        return make_cells(self.spec.name, self.testbed.name, settings, worlds, self.seeds, self.store)
 
     @cached_property
     def aliases(self) -> dict[str, str]:  # arm -> an earlier arm with the same training
@@ -179,6 +172,13 @@ class Experiment:
         "The metric of the answer."
         return LEAD_METRIC[next(iter(self.cells.values())).setting.task]
 
+    @cached_property
+    def artefacts(self) -> dict[str, tuple[str, int, Artefact]]:  # key -> first arm and seed that need it, artefact
+        "All artefacts of all arms and seeds, each once, inputs first."
+        found: dict[str, tuple[str, int, Artefact]] = {}
+        for arm, seed, artefact in self.walk(): found.setdefault(artefact.key, (arm, seed, artefact))
+        return found
+
     def walk(self) -> Iterator[tuple[str, int, Artefact]]:  # arm, seed, artefact
         "Yield all artefacts of all arms and seeds, inputs first; a shared one once for each arm and seed."
         for arm, cell in self.cells.items():
@@ -201,8 +201,8 @@ class Experiment:
         import pandas as pd
         names = ("seconds", "cpu_seconds", "peak_mb", "host", "device", "commit", "versions", "made")
         seen: dict[str, dict] = {}
-        for arm, seed, a in self.walk():
-            if a.key in seen or not self.store.has(a.key): continue
+        for arm, seed, a in self.artefacts.values():
+            if not self.store.has(a.key): continue
             about = self.store.manifest(a.key)["about"]
             about["versions"] = " ".join(f"{k} {v}" for k, v in about["versions"].items())
             seen[a.key] = {"study": self.spec.name, "testbed": self.testbed.name, "arm": arm, "seed": seed,
@@ -213,9 +213,9 @@ class Experiment:
     def failures(self) -> list[dict]:  # arm, seed, kind, key, error (one line), tail (of the traceback), notebook
         "List the artefacts that could not be made, with the errors."
         found: dict[str, dict] = {}
-        for arm, seed, a in self.walk():
+        for arm, seed, a in self.artefacts.values():
             note = self.store.partial(a.key) / "failure.txt"
-            if a.key in found or not note.exists() or self.store.has(a.key): continue
+            if not note.exists() or self.store.has(a.key): continue
             error, _, tail = note.read_text().partition("\n\n")
             found[a.key] = {"arm": arm, "seed": seed, "kind": a.kind, "key": a.key, "error": error, "tail": tail,
                 "notebook": self.cells[arm].notebook}
