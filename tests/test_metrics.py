@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from runs import command
 
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
-from synthnb.lab.study import open_experiment
+from synthnb.lab.study import Experiment, open_experiment
 from synthnb.learn.metrics import METRICS, OUTCOMES
 from synthnb.report import pages, tables
 
@@ -140,6 +141,21 @@ def test_a_verdict_where_lower_is_better_says_what_it_means(by, verdict, meaning
     assert cell in tables.contrasts_table(experiment.comparisons(), experiment.lead)
     css = (ROOT / "data/report/style.css").read_text()
     assert css.index(".verdict.down {") < css.index(f".verdict.{meaning} {{"), "the later rule gives the colour"
+
+
+def test_worth_where_lower_is_better(monkeypatch):
+    "A smaller gap is reached by more real images; where neither direction is better, nothing has a worth."
+    chosen = open_experiment("synthetic_ratio", "digits", scale="debug")
+    gaps = {arm: {0: 0.9, 1: 0.9} for arm in chosen.spec.arms} | {
+        "real only": {0: 0.3, 1: 0.3}, "real x2": {0: 0.2, 1: 0.2}, "real x4": {0: 0.1, 1: 0.1},
+        "real + 3x synthetic": {0: 0.1, 1: 0.1}}
+    images = {"real only": 100, "real x2": 200, "real x4": 400}
+    monkeypatch.setattr(Experiment, "values", lambda *_: gaps)
+    monkeypatch.setattr(Experiment, "_real_images", lambda _, arm: images[arm])
+    def worths(metric): return replace(chosen, spec=chosen.spec.model_copy(update={"metrics": (metric,)})).worths()
+    assert worths("gap")["real + 3x synthetic"].median == 300
+    assert worths("gap")["real + 3x noise"].median == float("-inf")
+    assert worths("vendi") == {}
 
 
 # ---- exploratory marks

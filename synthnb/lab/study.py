@@ -74,6 +74,7 @@ def _final_values(
     part: str | None,  # slice of the rows; the metric's own where None
 ) -> dict[str, dict[int, float]]:  # arm -> seed -> value
     "Return the values of one metric at the last step."
+    if not part and metric not in METRICS: raise BadInput(f"unknown metric {metric!r}; {suggest(metric, METRICS)}")
     part = part or METRICS[metric].slice
     rows = rows[(rows.metric == metric) & on_slice(rows.slice, part)].sort_values("step", kind="stable")
     return {arm: mine.groupby("seed").value.last().to_dict() for arm, mine in rows.groupby("arm", sort=False)}

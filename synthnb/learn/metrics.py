@@ -198,6 +198,11 @@ class Metric:
         return f"Δ {self.difference_unit or self.label}"
 
     @property
+    def where(self) -> str:  # such as "test"
+        "The images that it is measured on; classes are those of the test images."
+        return "test" if self.slice.endswith("*") else self.slice
+
+    @property
     def title(self) -> str:  # such as "top-1 accuracy"
         "Its name in full."
         return self.name or self.label
@@ -229,7 +234,7 @@ class Metric:
         verdict: str,  # "higher", "lower", or no such verdict
     ) -> str:  # "better", "worse", or empty where neither can be said
         "Say whether a verdict is for the better."
-        if "none" in (self.better, verdict) or verdict not in ("higher", "lower"): return ""
+        if self.better == "none" or verdict not in ("higher", "lower"): return ""
         return "better" if verdict == self.better else "worse"
 
 # %% ../../nbs/learn/00_metrics.ipynb #b23c96f9

@@ -81,7 +81,7 @@ def seeds_figure(
         for place, arm in enumerate(arms):
             if arm in versus: _difference(right, place, versus[arm], metric.scale)
         right.axvline(0, color=INK, linewidth=1)
-        left.set(xlabel=f"{metric.slice} {metric.head}", ylabel="")
+        left.set(xlabel=f"{metric.where} {metric.head}", ylabel="")
         right.set(xlabel=f"difference to the reference, {metric.difference_unit or metric.label}", ylabel="")
         for axes in (left, right): axes.grid(axis="y", visible=False)
     return figure
@@ -109,7 +109,7 @@ def seeds_alt(
     metric, means = METRICS[lead], final_values(rows, lead).groupby("arm").mean()
     listed = ", ".join(f"{arm} {metric.format(means[arm])}" for arm in arms if arm in means)
     unit = {"%": " in percent", "points": " in points"}.get(metric.unit, "")
-    left = f"Dot plot of {metric.slice} {metric.title} by arm, one dot a seed; means{unit}: {listed or 'none yet'}."
+    left = f"Dot plot of {metric.where} {metric.title} by arm, one dot a seed; means{unit}: {listed or 'none yet'}."
     return f"{left} Beside it the paired differences to the reference with their intervals."
 
 # %% ../../nbs/report/01_figures.ipynb #3c292df7

@@ -235,7 +235,7 @@ def main_head(
         *(heading(name, own) for name in _columns(experiment))]
 
 ON_SLICE = {"test": "on test images", "val": "on validation images", "train": "on real training images",
-    "pool": "of the synthetic images", "class:*": "on test images"}  # in captions
+    "pool": "of the synthetic images"}  # in captions
 
 def _capital(
     text: str,  # not empty
@@ -261,7 +261,7 @@ def main_table(
             *_effect_cells(arm, values, versus.get(arm), reference, metric), worth_cell(worths.get(arm)),
             *_quality_cells(line, experiment)]))
     caption = (
-        f"{_capital(metric.title)} {ON_SLICE[metric.slice]}, mean ± standard deviation over seeds; Δ to {reference}, "
+        f"{_capital(metric.title)} {ON_SLICE[metric.where]}, mean ± standard deviation over seeds; Δ to {reference}, "
         f"paired by seed.")
     head = main_head(experiment)
     return html_table(with_note(caption, head), head, body, [1, 2, 3, *range(5, len(head))])
