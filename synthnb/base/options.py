@@ -260,6 +260,9 @@ class StudySpec(Spec):
     arms: dict[str, dict[str, Any]]  # arm -> {dotted key: value}: differences from the testbed
     contrasts: tuple[tuple[str, str], ...] = ()  # (arm, reference); the first is the headline
     worth: tuple[str, ...] = ()  # real-only arms, small to large: the scale that converts an effect to real images
+    # names in `learn.metrics.METRICS`: the first decides contrasts and verdicts, the others are exploratory; empty: the
+    # lead metric of the task
+    metrics: tuple[str, ...] = ()
     alpha: float = Field(0.05, gt=0, lt=0.5)  # family-wise error of the verdicts
 
     @model_validator(mode="after")

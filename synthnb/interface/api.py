@@ -19,6 +19,7 @@ from ..engine.run import run
 from ..lab.cell import Cell
 from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
+from ..learn.metrics import METRICS, TABLES
 from ..report.pages import write_index, write_report
 from ..report.published import compare_published, publish_report, staleness
 
@@ -72,14 +73,17 @@ class Study:
         "Return the finished rows."
         return self.experiment.rows()
 
-    def table(self) -> "pd.DataFrame":  # one row for each arm: mean ± std (n) in %, gap in points
-        "Return accuracy and train/val gap of each arm, in percent."
+    def table(self) -> "pd.DataFrame":  # one row for each arm: mean ± std (n); shares in %, differences in points
+        "Return the lead metric of each arm, then the others that the study asks for and the train/val gap."
         import pandas as pd
         lead = self.experiment.lead
-        top, gap = self.experiment.values(), self.experiment.values("gap", "train")
-        rows = [{"arm": arm, f"{lead} %": format_summary(summary(top[arm])),
-            "train - val": format_summary(summary(gap[arm]))} for arm in self.cells if top[arm]]
-        return pd.DataFrame(rows)
+        names = dict.fromkeys([lead, *self.experiment.spec.metrics, *TABLES["short"]])
+        found = {name: self.experiment.values(name) for name in names}
+        heads = {name: METRICS[name].label for name in names} | {lead: f"{lead} {METRICS[lead].unit}".strip()}
+        def cell(name, arm):
+            return format_summary(summary(found[name][arm]), METRICS[name].scale, METRICS[name].digits)
+        return pd.DataFrame([{"arm": arm} | {heads[name]: cell(name, arm) for name in names}
+            for arm in self.cells if found[lead][arm]])
 
     def answer(self) -> str:  # one or two sentences
         "State the first contrast with its interval, and its worth in real images."

@@ -21,10 +21,11 @@ from ..artefacts.stages import ensure_each, fetch
 from ..artefacts.store import Store
 from ..base.errors import BadInput
 from ..base.keys import digest
-from ..base.options import Setting, flat
+from ..base.options import LEAD_METRIC, Setting, flat
 from ..data.datasets import Pool, World, load_dataset
 from .arms import resolve_arms, rows
 from ..learn.filters import scored_pool, used_pool
+from ..learn.metrics import METRICS
 from ..learn.mix import training_set
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Cell:
         _, y, classes = self.real(seed)
         return class_balance(y, classes)
 
-    def table(self) -> "pd.DataFrame":  # one row for each seed: test top1, top2, disparity; val and train top1; gap
+    def table(self) -> "pd.DataFrame":  # one row for each seed, one column for each metric on test, val and train
         "Return the final metrics of each finished seed."
         rows = self.results()
         rows = rows[rows.slice.isin(["test", "val", "train"])].sort_values("step").drop_duplicates(
@@ -265,15 +266,15 @@ class Cell:
         "Display the learning curves on train and val: a thin line for each seed, a thick one for the mean."
         import seaborn as sns
         from matplotlib.figure import Figure
-        rows = self.results()
-        rows = rows[(rows.metric == "top1") & rows.slice.isin(["train", "val"])]
+        rows, lead = self.results(), LEAD_METRIC[self.setting.task]
+        rows = rows[(rows.metric == lead) & rows.slice.isin(["train", "val"])]
         figure = Figure((5, 2.8), layout="constrained")
         axes = figure.subplots()
         style = {"x": "step", "y": "value", "hue": "slice", "style": "slice",
             "palette": {"train": "#999933", "val": "#4477aa"}, "ax": axes}
         sns.lineplot(rows, units="seed", estimator=None, linewidth=0.6, alpha=0.5, legend=False, **style)
         sns.lineplot(rows, errorbar=None, linewidth=2, **style)
-        axes.set(ylabel="top-1", ylim=(0, 1.02), xlim=(0, None))
+        axes.set(ylabel=METRICS[lead].label, ylim=(0, 1.02 if METRICS[lead].unit == "%" else None), xlim=(0, None))
         _display_figure(figure, f"Learning curves of {self.arm} on train and val, {rows.seed.nunique()} seeds.")
 
     def show_confusion(self) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 from scipy import special
 
 from ..base.errors import BadInput
+from ..base.options import LEAD_METRIC
 from ..base.random_streams import rng
+from ..learn.metrics import METRICS, Metric, format_number
 
 # %% ../../nbs/lab/03_statistics.ipynb #05146658
 Seeds = Mapping[int, float]  # seed -> value; accuracies are in 0..1
@@ -39,10 +41,11 @@ def summary(
 def format_summary(
     s: Summary,  # from `summary`
     scale: float = 100,  # factor: 100 converts 0..1 to percent
+    digits: int = 1,  # decimals
 ) -> str:  # "55.5 ± 2.5 (8)"
     "Format mean ± standard deviation (n)."
-    spread = f" ± {scale * s.std:.1f}" if s.std is not None else ""
-    return f"{scale * s.mean:.1f}{spread} ({s.n})" if s.n else "not measured"
+    spread = f" ± {scale * s.std:.{digits}f}" if s.std is not None else ""
+    return f"{scale * s.mean:.{digits}f}{spread} ({s.n})" if s.n else "not measured"
 
 def _check_finite(name: str, values: Seeds) -> None:
     "Raise BadInput for a value that is not finite; `name` is for the message. A failed seed is absent, never nan."
@@ -91,6 +94,7 @@ class Comparison:
     p_holm: float | None = None  # the same, adjusted over the study's contrasts
     verdict: str = "not judged"  # "higher", "lower", "no difference shown" or "not judged"
     why: str = ""  # the reason where not judged
+    metric: str = LEAD_METRIC["classification"]  # what was compared: a name in `METRICS`
 
     n = property(lambda self: len(self.seeds))  # seeds that were compared
     @cached_property
@@ -141,6 +145,7 @@ def compare(
     values: Mapping[str, Seeds],  # arm -> seed -> value; an arm without any result may be absent
     contrasts: Sequence[tuple[str, str]],  # (arm, reference): all that the study declares, since Holm counts them
     alpha: float = 0.05,  # family-wise error of the study
+    metric: str = LEAD_METRIC["classification"],  # what the values are: a name in `METRICS`
 ) -> list[Comparison]:  # one for each contrast, in order; BadInput for invalid values, contrasts or alpha
     "Compare the arms of each declared contrast, paired by seed, with Holm's correction in the intervals."
     if not 0 < alpha < 1: raise BadInput(f"alpha is {alpha}; allowed: between 0 and 1")
@@ -151,14 +156,10 @@ def compare(
     for arm, seeds in values.items(): _check_finite(f"arm {arm!r}", seeds)
     pairs = [_paired_differences(values, *c) for c in contrasts]
     adjusted, levels = holm([1.0 if pair.get("p") is None else pair["p"] for pair in pairs], alpha)
-    return [_verdict(*facts) for facts in zip(pairs, adjusted.tolist(), levels.tolist())]
+    return [_verdict(pair | {"metric": metric}, *found)
+        for pair, *found in zip(pairs, adjusted.tolist(), levels.tolist(), strict=True)]
 
 # %% ../../nbs/lab/03_statistics.ipynb #55ae4141
-def _format_number(value: float, places: int = 1, plus: bool = False) -> str:  # "−1.6": minus sign
-    "Format a number with a typographic minus."
-    text = f"{value:+.{places}f}" if plus else f"{value:.{places}f}"
-    return text.replace("-", "−") if float(text) else f"{0:.{places}f}"
-
 def _format_level(level: float) -> str:  # "95", "97.5", "99.3", "99.95"
     "Format a confidence level in percent, with enough decimals not to read 100."
     left = round(100 * (1 - level), 9)
@@ -177,29 +178,36 @@ def _dropped_seeds(c: Comparison) -> str:  # "" or " Left out: seed 3 (no result
         for arm, seeds in lacking.items()]
     return f" Left out: {'; '.join(parts)}." if parts else ""
 
+def _amount(value: float, metric: Metric, digits: int, sign: bool = False) -> str:  # "−1.6 points"
+    "Format a difference with its unit."
+    return f"{format_number(value, digits, metric.scale, sign)} {metric.difference_unit}".strip()
+
+def _shown_sentence(c: Comparison, metric: Metric, digits: int, evidence: str) -> str:
+    "Describe a difference that is shown; where lower is better, it says what that means."
+    size = _amount(abs(c.difference), metric, digits)
+    if metric.better != "lower":
+        return f"{c.arm} is {size} {c.verdict} in {metric.label} than {c.reference} {evidence}"
+    return (
+        f"{c.arm} is {c.verdict} by {size} in {metric.label} than {c.reference}, which is {metric.judged(c.verdict)} "
+        f"{evidence}")
+
 def comparison_sentence(
     comparison: Comparison,  # one contrast
-    metric: str = "top-1",  # the metric's name in text
-    scale: float = 100,  # factor: 100 converts accuracies to points
-    unit: str = "points",  # unit of the printed numbers
 ) -> str:  # one sentence, and a second one where seeds were left out
     "Describe a comparison: effect, interval, n, p and, if no difference is shown, the smallest detectable effect."
-    c, places, seeds = comparison, 1, f"{comparison.n} seeds"
-    pair, end = f"{c.arm} against {c.reference} in {metric}", "." + _dropped_seeds(c)
-    size = f"{_format_number(scale * c.difference, plus=True)} {unit}" if c.n else ""
+    c, metric, seeds = comparison, METRICS[comparison.metric], f"{comparison.n} seeds"
+    pair, end, digits = f"{c.arm} against {c.reference} in {metric.label}", "." + _dropped_seeds(c), metric.digits
+    size = _amount(c.difference, metric, digits, sign=True) if c.n else ""
     if c.verdict == "not judged": return f"{pair}, not judged: {size}{'; ' if size else ''}{c.why}{end}"
     if c.low is None: return f"{pair}, no difference shown: identical on all {seeds}{end}"
-    shown, nearest = c.verdict != "no difference shown", scale * min(abs(c.low), abs(c.high))
-    while shown and places < 6 and not round(nearest, places): places += 1
-    interval = f"{_format_number(scale * c.low, places)} to {_format_number(scale * c.high, places)}"
+    shown, nearest = c.verdict != "no difference shown", metric.scale * min(abs(c.low), abs(c.high))
+    while shown and digits < 6 and not round(nearest, digits): digits += 1
+    interval = " to ".join(format_number(v, digits, metric.scale) for v in (c.low, c.high))
     evidence = f"({_format_level(c.level)} % interval {interval}, {seeds}, Holm p {format_p(c.p_holm)})"
-    if shown:
-        return (
-            f"{c.arm} is {_format_number(scale * abs(c.difference), places)} {unit} {c.verdict} in {metric} than "
-            f"{c.reference} {evidence}{end}")
+    if shown: return _shown_sentence(c, metric, digits, evidence) + end
     return (
         f"{pair}, no difference shown: {size} {evidence}; these {seeds} could have shown "
-        f"{_format_number(scale * c.smallest)} {unit}{end}")
+        f"{_amount(c.smallest, metric, digits)}{end}")
 
 # %% ../../nbs/lab/03_statistics.ipynb #91e24d1e
 def median_interval(

@@ -27,6 +27,7 @@ from ..data.external_images import resolve_dataset
 from .cell import Cell, make_cells
 from .statistics import Comparison, Worth, compare, comparison_sentence, worth, worth_phrase
 from .testbed import absolute_name, absolute_paths, find_testbed, is_file, is_registered, read_yaml
+from ..learn.metrics import METRICS, OUTCOMES, on_slice
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -52,10 +53,32 @@ def find_study(
     name: str,  # a registered name, or the path of a YAML file
 ) -> StudySpec:  # BadInput where it does not exist
     "Return a study by name or file."
-    if is_file(name): return parse(StudySpec, _read_study_file(name), f"study file {name!r}")
+    if is_file(name):
+        return _check_metrics(parse(StudySpec, _read_study_file(name), f"study file {name!r}"), f"study file {name!r}")
     if name not in study_names():
         raise BadInput(f"unknown study {name!r}; {suggest(name, study_names())}, or a .yaml file")
-    return importlib.import_module(f"synthnb.studies.{name}").study
+    return _check_metrics(importlib.import_module(f"synthnb.studies.{name}").study, f"study {name!r}")
+
+def _check_metrics(
+    study: StudySpec,  # any study
+    where: str,  # its name in messages
+) -> StudySpec:  # the study itself; BadInput for a metric that arms cannot be compared by
+    "Check the metrics that a study asks for."
+    for name in study.metrics:
+        if name not in OUTCOMES: raise BadInput(f"{where}: metrics: unknown metric {name!r}; {suggest(name, OUTCOMES)}")
+        if study.metrics.count(name) > 1: raise BadInput(f"{where}: metrics: {name!r} is given twice; once is enough")
+    return study
+
+def _final_values(
+    rows: "pd.DataFrame",  # tidy rows
+    metric: str,  # a name in `METRICS`, or of rows
+    part: str | None,  # slice of the rows; the metric's own where None
+) -> dict[str, dict[int, float]]:  # arm -> seed -> value
+    "Return the values of one metric at the last step."
+    if not part and metric not in METRICS: raise BadInput(f"unknown metric {metric!r}; {suggest(metric, METRICS)}")
+    part = part or METRICS[metric].slice
+    rows = rows[(rows.metric == metric) & on_slice(rows.slice, part)].sort_values("step", kind="stable")
+    return {arm: mine.groupby("seed").value.last().to_dict() for arm, mine in rows.groupby("arm", sort=False)}
 
 # %% ../../nbs/lab/05_study.ipynb #ab530601
 def _seeds(
@@ -168,9 +191,14 @@ class Experiment:
             and self.seeds == tuple(range(self.testbed.seeds)))
 
     @property
-    def lead(self) -> str:  # such as "top1"
-        "The metric of the answer."
+    def task_lead(self) -> str:  # such as "top1"
+        "The lead metric of the task: that of learning curves and classes."
         return LEAD_METRIC[next(iter(self.cells.values())).setting.task]
+
+    @property
+    def lead(self) -> str:  # such as "top1"
+        "The metric of the answer, which decides contrasts and verdicts: the study's first, else the task's."
+        return self.spec.metrics[0] if self.spec.metrics else self.task_lead
 
     @cached_property
     def artefacts(self) -> dict[str, tuple[str, int, Artefact]]:  # key -> first arm and seed that need it, artefact
@@ -251,25 +279,26 @@ class Experiment:
     def values(
         self,
         metric: str | None = None,  # the lead metric where None
-        slice: str = "test",  # slice of the rows
+        slice: str | None = None,  # slice of the rows; the metric's own where None
     ) -> dict[str, dict[int, float]]:  # arm -> seed -> value at the last step
         "Return the final value of one metric for each arm and seed."
-        rows = self.rows()
-        rows = rows[(rows.metric == (metric or self.lead)) & (rows.slice == slice)].sort_values("step").drop_duplicates(
-            ["arm", "seed"], keep="last")
-        return {arm: {int(r.seed): float(r.value) for r in rows[rows.arm == arm].itertuples()} for arm in self.cells}
+        found = _final_values(self.rows(), metric or self.lead, slice)
+        return {arm: {int(seed): float(v) for seed, v in found.get(arm, {}).items()} for arm in self.cells}
 
     def comparisons(
         self,
         metric: str | None = None,  # the lead metric where None
     ) -> list[Comparison]:  # in the order of the declared contrasts
         "Compare the arms of the declared contrasts, paired by seed."
-        return compare(self.values(metric), self.spec.contrasts, self.spec.alpha)
+        return compare(self.values(metric), self.spec.contrasts, self.spec.alpha, metric or self.lead)
 
     def worths(self) -> dict[str, Worth]:  # empty where no scale is declared, or one of its arms has no rows
         "Return the worth of each contrasted arm in extra real images, on the scale of the real-only arms."
-        values = self.values()
-        if not all(values[arm] for arm in self.spec.worth) or not self.spec.worth: return {}
+        better = METRICS[self.lead].better
+        # what is worth more has to be higher
+        values = {arm: {seed: -v if better == "lower" else v for seed, v in seeds.items()}
+            for arm, seeds in self.values().items()}
+        if not all(values[arm] for arm in self.spec.worth) or not self.spec.worth or better == "none": return {}
         scale = [(self._real_images(arm), values[arm]) for arm in self.spec.worth]
         return {
             arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts
@@ -315,11 +344,11 @@ def open_experiment(
 def published_values(
     study: str,  # a registered study
     testbed: str,  # a registered testbed
-    part: str = "test",  # slice of the rows
-    metric: str = "top1",  # metric of the rows
+    part: str | None = None,  # slice of the rows; the metric's own where None
+    metric: str | None = None,  # metric of the rows; the study's lead metric where None
 ) -> dict[str, dict[int, float]]:  # arm -> seed -> value at the last step
     "Return one metric of the published results of a study."
     import pandas as pd
     rows = pd.read_csv(ROOT / "reports" / testbed / study / "results.csv")
-    rows = rows[(rows.slice == part) & (rows.metric == metric)].sort_values("step", kind="stable")
-    return {arm: mine.groupby("seed").value.last().to_dict() for arm, mine in rows.groupby("arm", sort=False)}
+    leads = (*find_study(study).metrics, LEAD_METRIC[find_testbed(testbed).setting.task])
+    return _final_values(rows, metric or leads[0], part)
