@@ -104,7 +104,7 @@ def test_sources_are_the_base_set(told, pools):
 
 def test_an_adaptation_changes_images_and_is_a_standard_file(told, pools):
     assert not np.array_equal(pools["adapted"].x, pools["class name"].x)
-    folder = told.store.folder(list_of(told, "adapted")["generator"].key)
+    folder = told.store.folder(list_of(told, "adapted")["adapter"].key)
     pipe = StableDiffusionPipeline.from_pretrained(GLYPH)
     pipe.load_lora_weights(folder)
     assert pipe.get_active_adapters()

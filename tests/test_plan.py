@@ -65,7 +65,7 @@ def test_images_of_ones_own_are_never_assumed(tmp_path):
     with pytest.raises(BadInput, match="there is no"): resolve_dataset(images, Store(tmp_path), planning=True)
 
 @pytest.mark.parametrize("old, new, told", [
-    ("  shard: 16 ", "  shrad: 16 ", "'shard', 'features', 'scores' or 'notebook', not 'shrad'"),
+    ("  shard: 16 ", "  shrad: 16 ", "'measure', 'rows' or 'notebook', not 'shrad'"),
     ("  shard: 16 ", "  shard: 0 ", "seconds.shard"),
     ("OxfordIIITPet: 0.8", "OxfordIIITPet: -1", "downloads.torchvision:OxfordIIITPet"),
     ("      train: 80 ", "      train: 0 ", "expect.train"),

@@ -75,7 +75,7 @@ def _is_intact(
 
 def maker(
     kind: str,  # a key of STAGES
-) -> Callable[[list[Artefact], Store], list[dict[str, Any]]]:
+) -> Callable[[list[Artefact], Store], list[dict[str, Any]]]:  # takes artefacts of one spec, returns their parts
     "Import the function that makes a kind of artefact."
     return import_function(STAGES[kind].maker)
 

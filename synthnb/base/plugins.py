@@ -127,7 +127,7 @@ def load(
 
 def import_function(
     name: str,  # module:function of an installed module
-) -> Callable:
+) -> Callable:  # the function
     "Import a function by name, so that a table can name it without importing its module."
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -79,7 +79,7 @@ class Pool:
     def part(
         self,
         index: np.ndarray,  # positions in the pool
-    ) -> "Pool":
+    ) -> "Pool":  # in the order of `index`
         "Return some of the images."
         return Pool(self.x[index], self.y[index], self.provenance.iloc[index].reset_index(drop=True))
 

@@ -48,7 +48,7 @@ class Arm:
         return share_out(self.setting.training(), self.setting.recipe.steps)
 
     @cached_property
-    def pool(self) -> str:
+    def pool(self) -> str:  # 24 hex digits
         "A hash of what decides a pool's images, but for the seed."
         chosen = self.setting
         return digest([chosen.generator, chosen.base, chosen.encoder, chosen.vary, self.device, self.outside.known,
@@ -66,7 +66,7 @@ class Arm:
         self,
         *key: Hashable,  # what the artefacts depend on
         make: Callable[[], Any],  # unrolls them
-    ) -> Any:
+    ) -> Any:  # what `make` returned, now or before
         "Unroll something, unless another arm or seed has done so."
         if key not in self.made: self.made[key] = make()
         return self.made[key]
@@ -96,7 +96,7 @@ def code_spec(
 def splits(
     arm: Arm,  # its base set
     seed: int,  # the study's seed
-) -> Artefact:
+) -> Artefact:  # of kind splits
     "Return a seed's order of the real training images."
     dataset, subset = arm.world.dataset, arm.setting.seed_of("subset", seed)
     return arm.once("splits", dataset.key, subset, make=lambda: Artefact("splits", {}, {"dataset": (dataset,)}, subset))
@@ -104,7 +104,7 @@ def splits(
 def real_inputs(
     arm: Arm,  # its base set
     seed: int,  # the study's seed
-) -> dict[str, tuple[Artefact, ...]]:
+) -> dict[str, tuple[Artefact, ...]]:  # dataset, splits
     "Return the inputs of what reads a seed's real images."
     return {"dataset": (arm.world.dataset,), "splits": (splits(arm, seed),)}
 
@@ -114,7 +114,7 @@ def shards(
     arm: Arm,  # its generator
     seed: int,  # the study's seed
     n: int,  # images wanted of all classes
-) -> tuple[Artefact, ...]:
+) -> tuple[Artefact, ...]:  # of kind shard, in order
     "List the shards of an arm's first n images."
     varied = tuple(arm.setting.seed_of(what, seed) for what in ("subset", "generator", "pool"))
     count = shard_count(n, arm.setting.generator.shard)
@@ -199,7 +199,7 @@ def score(
     name: str,  # a registered score, or module:function
     options: dict[str, Any],  # its keyword arguments
     shard: Artefact | None = None,  # whose images are scored; the real base set where None
-) -> Artefact:
+) -> Artefact:  # of kind scores
     "Return the scores of one shard, or of the real base set."
     asks, setting = set(arm.outside.asks[name]), arm.setting
     inputs = {"shard": (shard,)} if shard else {}
@@ -220,7 +220,7 @@ def features(
     seed: int,  # the study's seed
     need: str,  # features, real_features or prompt_features
     shard: Artefact | None,  # none: features of the real base set
-) -> Artefact:
+) -> Artefact:  # of kind features
     "Return the embeddings of a shard's images or prompts, or of the real base set."
     spec = {"of": "prompts" if need == "prompt_features" else "images"} | _known(arm.outside, "encoder") | arm.device
     place = arm.outside.place["encoder"]
@@ -316,7 +316,7 @@ def phase_weights(
     first: int,  # steps of the phases before
     start: Artefact | None,  # weights to start from
     option: str = "",  # name of the option `start`, where it may name a file
-) -> Artefact:
+) -> Artefact:  # of kind weights
     "Return the weights of one phase."
     pool, filtered = scored_inputs(arm, seed, phase.filter, counts)
     shown = arm.training["recipe"] | {name: getattr(recipe, name) for name in ("steps", "lr", "curve")}
@@ -346,7 +346,7 @@ def rows(
 
 def judge(
     arm: Arm,  # its judge's options
-) -> Artefact:
+) -> Artefact:  # of kind judge
     "Return the judge, one for all arms and seeds."
     options, dataset = arm.setting.judge, arm.world.dataset
     spec = {"judge": options.model_dump(mode="json"), "fused": options.fuses(arm.world.shape.size)} | arm.device

@@ -16,7 +16,7 @@ from ..base.options import Judge
 from ..base.random_streams import rng
 from ..data.datasets import Dataset, load_dataset
 from ..data.worlds import training_views
-from .metrics import fidelity, kid, top_k
+from .metrics import fidelity, kernel_mean, kid, top_k
 from .mix import batch_indices
 from .models import model_outputs, restore_model
 from .task import TASKS
@@ -31,7 +31,7 @@ def fit_judge(
     x: np.ndarray,  # training images, uint8 (N, C, S, S): the train split, several views where a world composes them
     y: np.ndarray,  # labels, int64 (N,)
     folder: Path | None,  # of its checkpoint
-) -> dict:  # weights; features of the train split, float32 (N, d); val_top1: the judge's own accuracy
+) -> dict:  # weights; features of the train split, float32 (N, d); their kernel_mean; val_top1: its own accuracy
     "Train the judge, which filters and trainings never use."
     recipe, val = spec.recipe(), dataset.part("val")
     index = batch_indices(len(x), 0, None, recipe.batch, recipe.steps, rng("judge", "batches"))
@@ -40,7 +40,7 @@ def fit_judge(
         probes, [folder])
     model = restore_model(recipe, x.shape[1], x.shape[-1], len(dataset.classes), [trained[0]["weights"]])
     features = model_outputs(model, [dataset.x[dataset.part("train")]], "features")[0]
-    return {"weights": trained[0]["weights"], "features": features,
+    return {"weights": trained[0]["weights"], "features": features, "kernel_mean": kernel_mean(features),
         "val_top1": top_k(model_outputs(model, [dataset.x[val]])[0], dataset.y[val])}
 
 def pool_quality(
@@ -54,7 +54,7 @@ def pool_quality(
     rows = [("val", "judge_top1", judge["val_top1"], len(dataset.part("val")))]
     if not len(x): return rows
     model = restore_model(spec.recipe(), x.shape[1], x.shape[-1], len(dataset.classes), [judge["weights"]])
-    rows.append(("pool", "kid", kid(judge["features"], model_outputs(model, [x], "features")[0]), len(x)))
+    rows.append(("pool", "kid", kid(judge["features"], model_outputs(model, [x], "features")[0], judge["kernel_mean"]), len(x)))
     rows.append(("pool", "fidelity", fidelity(model_outputs(model, [x])[0], y), len(x)))
     return [row for row in rows if row[2] is not None]
 
@@ -62,7 +62,7 @@ def pool_quality(
 def make_judge(
     todo: list[Artefact],  # one of kind judge
     store: Store,  # where to read
-) -> list[dict]:  # weights; features of the real train split, float32 (N, d); val_top1: its validation accuracy
+) -> list[dict]:  # weights, features of the real train split, their kernel_mean, val_top1; see `fit_judge`
     "Train the judge on the full real train split, with more views of each image where the world renders them."
     judge, spec = todo[0], Judge(**todo[0].spec["judge"])
     origin = judge.inputs["dataset"][0]

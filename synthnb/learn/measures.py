@@ -61,7 +61,7 @@ MEASURES = {  # in the order of rows
 def outcomes(
     measure: Artefact,  # with dataset, logits and weights among its inputs
     store: Store,  # where to read
-) -> Rows:
+) -> Rows:  # slices test, val, train, synthetic, and classes
     "Compute the task's metrics on all slices."
     from synthnb.learn.task import TASKS
     spec = measure.inputs["weights"][-1].spec
@@ -74,7 +74,7 @@ def outcomes(
 def pool(
     measure: Artefact,  # with dataset, judge and weights among its inputs
     store: Store,  # where to read
-) -> Rows:
+) -> Rows:  # slices val and pool
     "Compute fidelity and KID of the synthetic images that were trained on."
     from synthnb.learn.judge import pool_quality
     judge, dataset = measure.inputs["judge"][0], load_dataset(measure.inputs["dataset"][0], store)
@@ -84,7 +84,7 @@ def pool(
 def diversity(
     measure: Artefact,  # with dataset, features of the pool, and weights among its inputs
     store: Store,  # where to read
-) -> Rows:
+) -> Rows:  # slice pool; empty where no class has two images
     "Compute the diversity of the synthetic images within each class, on CLIP embeddings."
     from synthnb.learn.diversity import class_diversity
     drawn = next(weights for weights in reversed(measure.inputs["weights"]) if weights.inputs["shards"])
@@ -99,7 +99,7 @@ def diversity(
 def batches(
     measure: Artefact,  # with weights among its inputs
     store: Store,  # where to read
-) -> Rows:
+) -> Rows:  # slice batch
     "Return the requested and the realised composition of all batches; n is the number of training images."
     found = [fetch(weights, store, "batches")["batches"] for weights in measure.inputs["weights"]]
     n = len(training_set(measure.inputs["weights"], store)[1])

@@ -251,19 +251,28 @@ def _train_group(
         optimiser_step(optimiser, losses.sum(), cosine_lr(t, recipe.steps, recipe.lr))
         return losses
 
+    states = lambda: [seed_state(model, k) for k in range(len(seeds))]
     kept = KeptCheckpoints(evenly_spaced(recipe.steps, recipe.checkpoints), folders)
     measured = evenly_spaced(recipe.steps, recipe.curve)
     def watch(done: int) -> list[list[dict]]:
-        if done in kept.at: kept.save(done, [seed_state(model, k) for k in range(len(seeds))])
+        if done in kept.at: kept.save(done, states())
         return evaluate_probes(model, probes, classes, task, done) if done in measured else [[] for _ in seeds]
 
     model.train()
     fitted = fit(step, live, recipe.steps, names=[f"seed {s}" for s in seeds], folders=folders, every=every,
         watch=watch, at=sorted({*measured, *kept.at}), first=first)
-    weights = [{name: t.cpu().numpy().copy() for name, t in seed_state(model, k).items()} for k in range(len(seeds))]
-    curve = [pd.DataFrame(rows, columns=["step", "slice", "metric", "value", "n"]) for rows in fitted.rows]
-    return [{"weights": w, "curve": c, "log": log, "executed": fitted.executed, "kept": kept.load(k)}
-        for k, (w, c, log) in enumerate(zip(weights, curve, fitted.logs))]
+    return [_trained(state, fitted, kept, k) for k, state in enumerate(states())]
+
+def _trained(
+    state: dict[str, Tensor],  # of one seed
+    fitted: Fitted,  # of its group
+    kept: "KeptCheckpoints",  # of its group
+    k: int,  # its position in the group
+) -> dict:  # see `train_classifiers`
+    "Return the result of one seed."
+    return {"weights": {name: t.cpu().numpy().copy() for name, t in state.items()},
+        "curve": pd.DataFrame(fitted.rows[k], columns=["step", "slice", "metric", "value", "n"]),
+        "log": fitted.logs[k], "executed": fitted.executed, "kept": kept.load(k)}
 
 def evenly_spaced(
     steps: int,  # steps of a training
