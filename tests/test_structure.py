@@ -301,8 +301,8 @@ def test_changed_stages_have_a_new_version():
     changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind]
                      and now[kind]["version"] == recorded[kind]["version"])
     nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES "
-                     "(nbs/artefacts/01_artefact.ipynb), so that old artefacts are made again; where no result changes, "
-                     "leave the version. Then record with `make stages`")
+                     "(nbs/artefacts/01_artefact.ipynb), so that old artefacts are made again; where no result "
+                     "changes, leave the version. Then record with `make stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"
 
 

@@ -54,7 +54,8 @@ def pool_quality(
     rows = [("val", "judge_top1", judge["val_top1"], len(dataset.part("val")))]
     if not len(x): return rows
     model = restore_model(spec.recipe(), x.shape[1], x.shape[-1], len(dataset.classes), [judge["weights"]])
-    rows.append(("pool", "kid", kid(judge["features"], model_outputs(model, [x], "features")[0], judge["kernel_mean"]), len(x)))
+    features = model_outputs(model, [x], "features")[0]
+    rows.append(("pool", "kid", kid(judge["features"], features, judge["kernel_mean"]), len(x)))
     rows.append(("pool", "fidelity", fidelity(model_outputs(model, [x])[0], y), len(x)))
     return [row for row in rows if row[2] is not None]
 
