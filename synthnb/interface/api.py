@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.environment import ROOT
-from ..base.errors import BadInput
+from ..base.errors import BadInput, suggest
 from ..base.keys import digest
 from ..artefacts.store import Store
 from ..engine.plan import Overview, Plan, overview, plan, status
 from ..engine.run import run
-from ..lab.cell import Cell
+from ..lab.cell import Cell, figure_image
+from ..lab.graph import draw_graph
 from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
 from ..learn.metrics import METRICS, TABLES
 from ..report.pages import write_index, write_report
 from ..report.published import compare_published, publish_report, staleness
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import Image
 
 # %% ../../nbs/interface/00_api.ipynb #859c972c
 class Study:
@@ -60,6 +63,17 @@ class Study:
     ) -> list[dict[str, Any]]:  # failures; empty where all succeeded
         "Make what is missing and write the report."
         return run_all([self], workers, scheduler, limit)[0]
+
+    def graph(
+        self,
+        arm: str | None = None,  # the first arm of the first contrast where None
+        seed: int | None = None,  # the first where None
+    ) -> "Image":  # displays itself in a notebook
+        "Draw what one seed of an arm is made from; nothing is made."
+        contrasts = self.experiment.spec.contrasts
+        arm = arm or (contrasts[0][0] if contrasts else next(iter(self.cells)))
+        if arm not in self.cells: raise BadInput(f"unknown arm {arm!r}; {suggest(arm, self.cells)}")
+        return figure_image(*draw_graph(self.experiment, arm, seed))
 
     def overview(self) -> Overview:  # share done, time left, running drivers
         "Return the progress of the study."
