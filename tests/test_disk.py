@@ -15,7 +15,7 @@ from runs import finish, journal, results, run, start, synthnb
 
 from synthnb.artefacts.store import DiskFull, Store
 from synthnb.engine.execute import execute_notebook
-from synthnb.lab import stages
+from synthnb.artefacts import stages
 from synthnb.artefacts.artefact import Artefact
 from synthnb.lab.study import open_experiment
 from synthnb.learn.train import load_checkpoint, save_checkpoint

@@ -29,7 +29,7 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
         done.stdout)[1])
     stated = find_testbed("pets-sd15").seconds
     by_hand = (801 * (stated["shard"] + stated["features"]) + 27 * stated["notebook"]
-        + 3 * (stated["generator"] + stated["perturbed"] + stated["splits"]))
+        + 3 * (stated["adapter"] + stated["perturbed"] + stated["splits"]))
     assert hours == pytest.approx((by_hand + stated["dataset"] + stated["captions"] + stated["judge"]) / 3600, rel=5e-3)
     assert (
         "torchvision:OxfordIIITPet: the images are not there yet: 37 classes and at least 80 training images a class "

@@ -308,7 +308,7 @@ def test_changed_stages_have_a_new_version():
 
 @pytest.mark.parametrize("module, old, new, stages", [
     ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >",
-        "judge, logits, measure outcomes, measure pool, weights"),
+        "judge, measure outcomes, measure pool, weights"),
     ("generate.pool", "rng.integers(0, 256,", "rng.integers(0, 255,", "shard"),
     ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "measure diversity"),
     ("learn.train", '"Train to the end,', '"Train until the end,', ""),

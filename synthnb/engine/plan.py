@@ -126,8 +126,9 @@ def _notebook_job(
 ) -> Job:
     "Return the job that executes an arm's notebook."
     mine = [key for seed in cell.seeds for key in cell.artefacts(seed) if key in own]
-    needed = {a.key: a for key in mine for a in lacking[key][2].needs() if a.key in job_of}
-    needed |= {end.key: end for end in cell.ends.values() if end.key in job_of}  # rows that another arm has as well
+    # also what only finished artefacts were made from: a seed is ready where nothing of its closure is missing
+    needed = {key: a for seed, end in cell.ends.items() if end.key in lacking
+        for key, a in cell.artefacts(seed).items() if key in job_of}
     hard, soft = (tuple(dict.fromkeys(job_of[a.key] for a in needed.values() if (a.kind in SOFT_DEPENDENCIES) is late))
         for late in (False, True))
     return Job(f"notebook:{cell.arm}", "notebook", f"notebook {cell.arm!r}", cell, hard,

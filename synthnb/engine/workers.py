@@ -131,7 +131,8 @@ def make_task(
     store, note = Store(context.root), _abort_note(job.target[0], context)
     missing = [a for a in job.target if not store.has(a.key)]
     if missing and note.exists(): return {"error": note.read_text()}
-    ready = [a for a in missing if all(store.has(needed.key) for needed in a.needs())]
+    # of several seeds those that can be made; one alone is tried, and says itself what is missing
+    ready = [a for a in missing if len(job.target) == 1 or all(store.has(needed.key) for needed in a.needs())]
     try:
         with _time_limit(job.target, context): failed = ensure_each(ready, store)
     except DiskFull: raise

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..base.generator_options import Perturb
+from ..base.keys import canonical
 from ..base.options import ControlledFactor, Filter, Setting, StudySpec, override
 
 # %% ../../nbs/lab/05_controls.ipynb #3b4e3036
@@ -20,15 +21,22 @@ class Control(NamedTuple):
     title: str  # for tables
     suffix: str  # of the control arm's name
     changes: Callable[[Setting], Changes]  # from an arm's options to those of its control; empty without the factor
+    # the factor's value in an arm, none where it does not apply: a study varies it where its arms differ in it
+    value: Callable[[Setting], Any]
     once: bool = False  # one control in a study is enough
+
+def _filters(
+    setting: Setting,  # one arm's options
+) -> dict[str, Filter | None]:  # option -> filter
+    "Return the filters of all phases."
+    return {f"phases.{name}.filter": phase.filter for name, phase in setting.phases.items()} or {
+        "filter": setting.filter}
 
 def _random_filter(
     setting: Setting,  # one arm's options
 ) -> Changes:
     "Keep the same share at random."
-    chosen = {f"phases.{name}.filter": phase.filter for name, phase in setting.phases.items()} or {
-        "filter": setting.filter}
-    return {key: _at_random(filter) for key, filter in chosen.items()
+    return {key: _at_random(filter) for key, filter in _filters(setting).items()
         if filter and filter.score != "random" and not filter.keeps_all and not filter.keeps_none}
 
 def _at_random(
@@ -38,11 +46,25 @@ def _at_random(
     return {"score": "random", "options": {}, "rule": "best", "rule_options": {}, "keep": filter.keep,
         "fill": filter.fill}
 
+def _draws(
+    setting: Setting,  # one arm's options
+) -> bool:
+    "Whether an arm trains on synthetic images."
+    return any(phase.mix.synthetic and not (phase.filter and phase.filter.keeps_none)
+        for phase in setting.training().values())
+
+def _perturbed(
+    setting: Setting,  # one arm's options
+) -> dict[str, Perturb | None] | None:  # none: an arm without synthetic images has no captions to vary
+    "Return how the captions behind an arm's images are perturbed."
+    if not _draws(setting): return None
+    return {"perturb": getattr(getattr(setting.generator, "captions", None), "perturb", None)}
+
 def _synonyms(
     setting: Setting,  # one arm's options
 ) -> Changes:
     "Vary the words of captions, not what they say."
-    perturb = getattr(getattr(setting.generator, "captions", None), "perturb", None)
+    perturb = (_perturbed(setting) or {}).get("perturb")
     if perturb is None or perturb.by == "synonyms": return {}
     # the defaults of what synonyms do not read replace the arm's values
     return {"generator.captions.perturb": Perturb(by="synonyms", variants=perturb.variants).model_dump()}
@@ -51,14 +73,13 @@ def _noise(
     setting: Setting,  # one arm's options
 ) -> Changes:
     "Draw noise instead of images."
-    drawn = any(phase.mix.synthetic and not (phase.filter and phase.filter.keeps_none)
-        for phase in setting.training().values())
-    return {"generator": {"kind": "noise"}} if drawn and setting.generator.kind != "noise" else {}
+    return {"generator": {"kind": "noise"}} if _draws(setting) and setting.generator.kind != "noise" else {}
 
 CONTROLS: dict[ControlledFactor, Control] = {
-    "filter": Control("a random filter that keeps the same share", "random filter", _random_filter),
-    "perturbed captions": Control("synonyms, which say the same", "synonyms", _synonyms),
-    "synthetic images": Control("as many images of noise", "noise", _noise, once=True),
+    "filter": Control("a random filter that keeps the same share", "random filter", _random_filter,
+        _filters),
+    "perturbed captions": Control("synonyms, which say the same", "synonyms", _synonyms, _perturbed),
+    "synthetic images": Control("as many images of noise", "noise", _noise, _draws, once=True),
 }
 
 # %% ../../nbs/lab/05_controls.ipynb #4a9b811d
@@ -86,7 +107,9 @@ def _controlled_arms(
     "Yield the arms with a factor that the study varies."
     control = CONTROLS[factor]
     having = [arm for arm, setting in settings.items() if control.changes(setting)]
-    if not control.once: yield from having if len(settings) > 1 else []
+    if not control.once:
+        varied = {canonical(v) for setting in settings.values() if (v := control.value(setting)) is not None}
+        yield from having if len(varied) > 1 else []
     elif not any(setting.generator.kind == "noise" for setting in settings.values()):
         yield from [arm for arm, reference in study.contrasts if arm in having and reference not in having][:1]
 

@@ -157,14 +157,14 @@ def _classifier_outputs(
     store: Store,  # where to read
 ) -> dict[str, np.ndarray]:  # names of NEEDS -> logits
     "Return a trained classifier's logits of the images and of the real base set, at the end and at its checkpoints."
-    from synthnb.learn.task import TASKS
+    from synthnb.learn.task import PREDICT
     weights = scores.inputs["classifier"][0]
     trained, recipe = fetch(weights, store), Recipe(**weights.spec["recipe"])
-    dataset, task = load_dataset(scores.inputs["dataset"][0], store), TASKS[weights.spec["task"]]
+    dataset, predict = load_dataset(scores.inputs["dataset"][0], store), PREDICT[weights.spec["task"]]
     images = {"": resize(x, dataset.x.shape[-1]), "real_": real_x}
     def outputs(state):
         model = _restore(recipe, dataset, state)
-        return {name: task.predict(model, [part])[0] for name, part in images.items()}
+        return {name: predict(model, [part])[0] for name, part in images.items()}
     found = {f"{name}logits": logits for name, logits in outputs(trained["weights"]).items()}
     kept = [outputs(state) for state in checkpoints(trained)]
     return found | {f"{name}checkpoint_logits": np.stack([one[name] for one in kept]) for name in images if kept}

@@ -30,7 +30,7 @@ def make_logits(
 ) -> list[dict]:  # logits: slice -> float32 (N, classes); targets: slice -> labels (N,)
     "Compute the outputs of a trained seed on test, val, and the images that it trained on."
     from synthnb.learn.models import restore_model
-    from synthnb.learn.task import TASKS
+    from synthnb.learn.task import PREDICT
     phases = todo[0].inputs["weights"]
     dataset, spec = load_dataset(todo[0].inputs["dataset"][0], store), phases[-1].spec
     x, y, synthetic = training_set(phases, store)
@@ -39,7 +39,7 @@ def make_logits(
         if which.any()}
     model = restore_model(Recipe(**spec["recipe"]), dataset.x.shape[1], dataset.x.shape[-1], len(dataset.classes),
         [fetch(phases[-1], store, "weights")["weights"]])
-    return [{"logits": {name: TASKS[spec["task"]].predict(model, [images])[0] for name, (images, _) in parts.items()},
+    return [{"logits": {name: PREDICT[spec["task"]](model, [images])[0] for name, (images, _) in parts.items()},
         "targets": {name: labels for name, (_, labels) in parts.items()}}]
 
 # %% ../../nbs/learn/08_measures.ipynb #3ee6fafa

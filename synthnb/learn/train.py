@@ -239,9 +239,34 @@ def _train_group(
     for k, saved in enumerate(start):
         if saved is not None: load_state(model, k, saved)
     optimiser = adamw(model, recipe.lr, recipe.weight_decay)
-    live = [seed_state(model, k) | optimiser_state(optimiser, k if len(seeds) > 1 else None) for k in range(len(seeds))]
-    images, labels, batches = ([torch.from_numpy(a).to(current_device()) for a in arrays] for arrays in (x, y, batches))
+    states = lambda: [seed_state(model, k) for k in range(len(seeds))]
+    moments = [optimiser_state(optimiser, k if len(seeds) > 1 else None) for k in range(len(seeds))]
+    kept = KeptCheckpoints(evenly_spaced(recipe.steps, recipe.checkpoints), folders)
+    measured = evenly_spaced(recipe.steps, recipe.curve)
+    def watch(done: int) -> list[list[dict]]:
+        if done in kept.at: kept.save(done, states())
+        return evaluate_probes(model, probes, classes, task, done) if done in measured else [[] for _ in seeds]
 
+    step = _training_step(model, optimiser, x, y, batches, seeds, recipe, task, first)
+    model.train()
+    fitted = fit(step, [state | moment for state, moment in zip(states(), moments)], recipe.steps,
+        names=[f"seed {s}" for s in seeds], folders=folders, every=every, watch=watch,
+        at=sorted({*measured, *kept.at}), first=first)
+    return [_trained(state, fitted, kept, k) for k, state in enumerate(states())]
+
+def _training_step(
+    model: nn.Module,  # of the group
+    optimiser: torch.optim.Optimizer,  # from `adamw`
+    x: tuple[np.ndarray, ...],  # of each seed; these and the rest as for `train_classifiers`
+    y: tuple[np.ndarray, ...],
+    batches: tuple[np.ndarray, ...],
+    seeds: tuple[int, ...],
+    recipe: Recipe,
+    task: Task,
+    first: int,
+) -> Callable[[int], Tensor]:  # executes a step, returns the losses of the seeds
+    "Return the step of `fit`: draw, augment, backpropagate."
+    images, labels, batches = ([torch.from_numpy(a).to(current_device()) for a in arrays] for arrays in (x, y, batches))
     def step(t: int) -> Tensor:
         chosen = [(i[b[t].long()], l[b[t].long()]) for i, l, b in zip(images, labels, batches)]
         augmented, targets = zip(*(task.augment(*batch, rng("augment", s, step=first + t), recipe)
@@ -250,18 +275,7 @@ def _train_group(
         losses = task.loss(logits, torch.stack(targets))
         optimiser_step(optimiser, losses.sum(), cosine_lr(t, recipe.steps, recipe.lr))
         return losses
-
-    states = lambda: [seed_state(model, k) for k in range(len(seeds))]
-    kept = KeptCheckpoints(evenly_spaced(recipe.steps, recipe.checkpoints), folders)
-    measured = evenly_spaced(recipe.steps, recipe.curve)
-    def watch(done: int) -> list[list[dict]]:
-        if done in kept.at: kept.save(done, states())
-        return evaluate_probes(model, probes, classes, task, done) if done in measured else [[] for _ in seeds]
-
-    model.train()
-    fitted = fit(step, live, recipe.steps, names=[f"seed {s}" for s in seeds], folders=folders, every=every,
-        watch=watch, at=sorted({*measured, *kept.at}), first=first)
-    return [_trained(state, fitted, kept, k) for k, state in enumerate(states())]
+    return step
 
 def _trained(
     state: dict[str, Tensor],  # of one seed
