@@ -3,13 +3,28 @@ import json
 import os
 import runpy
 import shutil
+import sys
+from importlib.machinery import SourceFileLoader
+from multiprocessing import forkserver
 from pathlib import Path
+
+
+def execute(loader, module, real=SourceFileLoader.exec_module):
+    "Execute an imported module; one that coverage does not count without its tracer, which doubles the time."
+    if loader.name.partition(".")[0] == "synthnb" or not (tracer := sys.gettrace()): return real(loader, module)
+    sys.settrace(None)
+    try: real(loader, module)
+    finally: sys.settrace(tracer)
+
+
+SourceFileLoader.exec_module = execute
 
 import matplotlib
 import pytest
 from filelock import FileLock
 
 from synthnb.base.environment import ROOT, one_thread
+from synthnb.engine.kernels import start_fork_server
 
 OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
@@ -30,6 +45,24 @@ def store(tmp_path_factory):
 def few_count():
     "Coverage counts this process; others only where a test asks with `runs.counting`, as it costs a third more."
     if "COVERAGE_PROCESS_CONFIG" in os.environ: os.environ["COUNTING"] = os.environ.pop("COVERAGE_PROCESS_CONFIG")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    "Start one fork server for xdist's workers: its imports take nine CPU seconds."
+    few = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # it would count
+    start_fork_server()
+    if few: os.environ["COVERAGE_PROCESS_CONFIG"] = few
+    node.workerinput["fork_server"] = {name: value for name, value in vars(forkserver._forkserver).items()
+        if name in ("_forkserver_address", "_forkserver_authkey", "_forkserver_alive_fd")} | {"pid": os.getpid()}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fork_server(request):
+    "The fork server of the process that started this worker; it ends when nobody holds its pipe any more."
+    if not (told := getattr(request.config, "workerinput", {}).get("fork_server")): return
+    pipe = os.open(f"/proc/{told.pop('pid')}/fd/{told['_forkserver_alive_fd']}", os.O_WRONLY)
+    vars(forkserver._forkserver).update(told | {"_forkserver_alive_fd": pipe})
 
 
 LOCAL = ROOT / "reports" / "local"

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, counting, finish, journal, synthnb
+from runs import ON, command, counting, finish, journal, synthnb
 
 from synthnb.base.store import Store
 from synthnb.engine.plan import repeat_command, status
@@ -80,7 +80,7 @@ def test_every_missing_seed_has_its_reason(faults):
     assert set(errors(faults, "out of memory in generation").values()) == {DIED}
 
 def test_run_status_and_page_tell_them(faults):
-    out, _ = finish(synthnb("status", home=faults["place"] / "store", cwd="/"))
+    out = command("status", home=faults["place"] / "store", cwd="/").stdout
     page = Path(faults["out"].split("report: ")[1].splitlines()[0]).read_text()
     for text in (LIMIT, KILLED, DIED, "NotFinite"):
         assert text in out and text in faults["err"] and text.partition(": ")[2] in page
@@ -93,7 +93,7 @@ def test_run_status_and_page_tell_them(faults):
 
 def test_the_command_by_hand_works_as_it_is_printed(faults):
     failure = faults["status"]["one bad seed"]["failed"][0]
-    printed = finish(synthnb("status", home=faults["place"] / "store"))[0]
+    printed = command("status", home=faults["place"] / "store").stdout
     line = next(line for line in printed.splitlines() if line.strip() == f"by hand: {failure['command']}").partition(
         "by hand: ")[2]
     env = {name: value for name, value in os.environ.items() if name != "SYNTHNB_HOME"}

@@ -295,8 +295,12 @@ def test_requirements_are_names_and_versions():
 
 # ---- stage versions: a result's key must change when the code behind it does
 
-def test_changed_stages_have_a_new_version():
-    recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
+@pytest.fixture(scope="module")
+def now(): return stage_code.now()
+
+
+def test_changed_stages_have_a_new_version(now):
+    recorded = json.loads(stage_code.RECORD.read_text())
     changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind]
                      and now[kind]["version"] == recorded[kind]["version"])
     nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES "
@@ -313,11 +317,11 @@ def test_changed_stages_have_a_new_version():
     ("lab.stages", '"dataset": make_dataset,', '"dataset": make_dataset, "more": make_dataset,', ""),
     ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge rows"),
 ])
-def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, tmp_path):
+def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, now, tmp_path):
     package = shutil.copytree(ROOT / "synthnb", tmp_path / "synthnb", ignore=shutil.ignore_patterns("__pycache__"))
     file = package / f"{module.replace('.', '/')}.py"
     text = file.read_text()
     assert text.count(old) == 1
     file.write_text(text.replace(old, new))
-    before, after = stage_code.now(), stage_code.now(package)
-    assert [kind for kind in before if before[kind] != after[kind]] == stages.split()
+    after = stage_code.now(package)
+    assert [kind for kind in now if now[kind] != after[kind]] == stages.split()
