@@ -50,8 +50,11 @@ def few_count():
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     "Start one fork server for xdist's workers: its imports take nine CPU seconds."
-    few = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # it would count
-    start_fork_server()
+    few, kept = os.environ.pop("COVERAGE_PROCESS_CONFIG", None), os.dup(2)  # it would count
+    with open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), 2)  # where Dask's workers by hand log
+    try: start_fork_server()
+    finally: os.dup2(kept, 2)
+    os.close(kept)
     if few: os.environ["COVERAGE_PROCESS_CONFIG"] = few
     node.workerinput["fork_server"] = {name: value for name, value in vars(forkserver._forkserver).items()
         if name in ("_forkserver_address", "_forkserver_authkey", "_forkserver_alive_fd")} | {"pid": os.getpid()}
@@ -63,6 +66,22 @@ def fork_server(request):
     if not (told := getattr(request.config, "workerinput", {}).get("fork_server")): return
     pipe = os.open(f"/proc/{told.pop('pid')}/fd/{told['_forkserver_alive_fd']}", os.O_WRONLY)
     vars(forkserver._forkserver).update(told | {"_forkserver_alive_fd": pipe})
+
+
+LONG = (  # by seconds, those first that wait for others than the processor
+    "test_faults.py::test_the_other", "test_glyph.py::test_the_committed", "test_workers.py::test_four", "test_readme",
+    "test_workers.py::test_a_run", "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler",
+    "generate/05_diffusion", "test_run.py::test_kill", "engine/02_kernels", "test_run.py::test_ctrl", "lab/02_cell",
+    "test_workers.py::test_workers_of", "test_own.py::test_a_new", "test_run.py::test_two", "test_bench")
+
+
+@pytest.hookimpl(trylast=True)  # what is deselected is gone
+def pytest_collection_modifyitems(items):
+    "Each of xdist's two workers is given a half: let it begin with its share of what takes long."
+    rank = {item: k for item in items for k, name in enumerate(LONG) if name in item.nodeid}
+    long, rest = sorted(rank, key=rank.get), [item for item in items if item not in rank]
+    half = len(rest) // 2
+    items[:] = [*long[::2], *rest[:half], *long[1::2], *rest[half:]]
 
 
 LOCAL = ROOT / "reports" / "local"

@@ -19,6 +19,8 @@ import pytest
 import stage_code
 from file_map import WINGS
 
+from synthnb.engine.kernels import Kernel, start_fork_server
+
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = (  # no torch: `synthnb plan` answers at once
     "base.options base.plugins base.store data.external_images data.pretrained generate.captions generate.ready_made "
@@ -128,21 +130,24 @@ def test_one_notebook_a_module_and_the_reverse():
 
 # ---- imports that cost
 
-def loaded(modules, suspects):
-    "Which of the suspects a fresh process has loaded after importing modules, as `module: suspect`."
-    code = (f"import importlib, sys\nfor m in {modules}:\n    importlib.import_module('synthnb.' + m)\n"
+def loading(modules, suspects):
+    "Code that imports modules, and prints which of the suspects are loaded then, if any."
+    return (f"import importlib, sys\nfor m in {[*modules]}:\n    importlib.import_module('synthnb.' + m)\n"
             f"    found = sorted({suspects} & set(sys.modules))\n    if found: print(m, found); break")
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_light_modules_import_no_torch():
-    assert loaded(LIGHT, {"torch", "torchvision", "diffusers", "timm"}) == ""
+    code = loading(LIGHT, {"torch", "torchvision", "diffusers", "timm"})
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def test_run_time_needs_no_development_package():
+    "In a process forked from one that has imported; that one loads nothing else either."
     nothing([f"{p.relative_to(ROOT)}:{line} {name}" for p in SOURCES for line, name in imported(p)
         if name.split(".")[0] in DEVELOPMENT])
-    assert loaded(list(map(module, SOURCES)), DEVELOPMENT) == ""
+    start_fork_server()
+    with Kernel(dict(os.environ)) as kernel: said = [*kernel.execute(loading(map(module, SOURCES), DEVELOPMENT))]
+    assert [message["msg_type"] for message in said] == ["execute_input"], said
 
 
 def test_run_time_imports_are_declared():
