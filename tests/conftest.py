@@ -1,4 +1,5 @@
 """What every test runs under: a store of its own, no network, no screen, one thread; what xdist's workers share."""
+import gc
 import json
 import os
 import runpy
@@ -18,6 +19,7 @@ def execute(loader, module, real=SourceFileLoader.exec_module):
 
 
 SourceFileLoader.exec_module = execute
+sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that jsonschema compiles for three seconds; nothing needs it
 
 import matplotlib
 import pytest
@@ -66,6 +68,11 @@ def fork_server(request):
     if not (told := getattr(request.config, "workerinput", {}).get("fork_server")): return
     pipe = os.open(f"/proc/{told.pop('pid')}/fd/{told['_forkserver_alive_fd']}", os.O_WRONLY)
     vars(forkserver._forkserver).update(told | {"_forkserver_alive_fd": pipe})
+
+
+def pytest_collection_finish():
+    "What was imported stays: a collection of garbage that looked at all of it would take half a second."
+    gc.freeze()
 
 
 LONG = (  # by seconds, those first that wait for others than the processor
