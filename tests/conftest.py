@@ -75,20 +75,21 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-LONG = (  # by seconds, those first that wait for others than the processor
-    "test_faults.py::test_the_other", "test_glyph.py::test_the_committed", "test_workers.py::test_four", "test_readme",
-    "test_workers.py::test_a_run", "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler",
-    "generate/05_diffusion", "test_run.py::test_kill", "engine/02_kernels", "test_run.py::test_ctrl", "lab/02_cell",
-    "test_workers.py::test_workers_of", "test_own.py::test_a_new", "test_run.py::test_two", "test_bench")
+LONG = (  # by seconds, first those that wait for others than the processor; whole files share what their fixtures make
+    "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "test_readme.py", "test_workers.py::test_a_run",
+    "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "generate/05_diffusion", "test_run.py::test_kill",
+    "engine/02_kernels", "test_run.py::test_ctrl", "lab/02_cell", "test_workers.py::test_workers_of",
+    "test_own.py::test_a_new", "test_run.py::test_two", "test_bench.py")
 
 
 @pytest.hookimpl(trylast=True)  # what is deselected is gone
 def pytest_collection_modifyitems(items):
-    "Each of xdist's two workers is given a half: let it begin with its share of what takes long."
+    "Each of xdist's two workers is given a half: let it begin with every second one of what takes long."
     rank = {item: k for item in items for k, name in enumerate(LONG) if name in item.nodeid}
-    long, rest = sorted(rank, key=rank.get), [item for item in items if item not in rank]
-    half = len(rest) // 2
-    items[:] = [*long[::2], *rest[:half], *long[1::2], *rest[half:]]
+    halves = [[item for item in sorted(rank, key=rank.get) if rank[item] % 2 == k] for k in (0, 1)]
+    rest = [item for item in items if item not in rank]
+    middle = max(0, len(items) // 2 - len(halves[0]))
+    items[:] = [*halves[0], *rest[:middle], *halves[1], *rest[middle:]]
 
 
 LOCAL = ROOT / "reports" / "local"
