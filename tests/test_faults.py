@@ -50,15 +50,18 @@ KILLED = "KernelDied: the kernel was killed, probably out of memory"
 DIED = "RuntimeError: its worker died 3 times, probably out of memory"
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory):
+def faults(once):
     "A run in which nearly everything goes wrong."
-    place = tmp_path_factory.mktemp("faults")
-    (place / "faults.py").write_text(FAULTS)
-    (place / "faults.yaml").write_text(STUDY)
-    words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
-    out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
+    def run(place):
+        (place / "faults.py").write_text(FAULTS)
+        (place / "faults.yaml").write_text(STUDY)
+        words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
+        out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
+        return {"place": str(place), "out": out, "err": err}
+    found = once("faults", run)
+    place = Path(found["place"])
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
-    return {"place": place, "out": out, "err": err, "experiment": experiment,
+    return found | {"place": place, "experiment": experiment,
         "status": {row["arm"]: row for row in status(experiment)}}
 
 def errors(faults, arm):
