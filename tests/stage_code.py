@@ -61,6 +61,7 @@ class Package:
         files = {".".join(path.relative_to(folder).with_suffix("").parts): path for path in folder.rglob("*.py")}
         self.modules = {name: Module(path, name) for name, path in files.items() if "." in name}
         self.used = cache(self._used)
+        self.shape = cache(lambda *one: shape(self.body(*one)))  # of what several stages use
 
     def find(self, dotted):
         "The module and name of a definition, by `synthnb.wing.module.name`; None where it decides no content."
@@ -99,7 +100,7 @@ class Package:
 
     def code(self, *roots):
         "A hash of what some definitions do."
-        trees = [[*one, shape(self.body(*one))] for one in sorted(self.behind(*roots))]
+        trees = [[*one, self.shape(*one)] for one in sorted(self.behind(*roots))]
         return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
 
 

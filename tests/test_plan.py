@@ -3,7 +3,7 @@ in one line what it lacks."""
 import re
 
 import pytest
-from runs import command
+from runs import Forked, command, finish
 from test_cli import synthnb
 
 from synthnb.base.environment import ROOT
@@ -43,9 +43,9 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
 
 def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused at once, and no name is looked up
-    done = synthnb("run", *PETS, home=tmp_path / "store")  # in a process of its own: Python reads a proxy once
-    assert (done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines())
-        == 1), done.stderr
+    # in a process of its own: Python reads a proxy once
+    _, err = finish(Forked("run", *PETS, home=tmp_path / "store"), 2)
+    assert "it needs network once" in err and len(err.strip().splitlines()) == 1, err
 
 def test_show_and_the_debug_scale_do_without_images_too(tmp_path):
     assert command("show", *PETS, home=tmp_path / "store").returncode == 0

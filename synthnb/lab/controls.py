@@ -9,7 +9,7 @@ __all__ = ['Changes', 'CONTROLS', 'Control', 'with_controls', 'controls_table']
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..base.generator_options import Perturb
+from ..base.generator_options import Perturb, Text2Img
 from ..base.keys import canonical
 from ..base.options import ControlledFactor, Filter, Setting, StudySpec, override
 
@@ -55,10 +55,10 @@ def _draws(
 
 def _perturbed(
     setting: Setting,  # one arm's options
-) -> dict[str, Perturb | None] | None:  # none: an arm without synthetic images has no captions to vary
+) -> dict[str, Perturb | None] | None:  # none: the arm has no images from prompts
     "Return how the captions behind an arm's images are perturbed."
-    if not _draws(setting): return None
-    return {"perturb": getattr(getattr(setting.generator, "captions", None), "perturb", None)}
+    if not _draws(setting) or not isinstance(setting.generator, Text2Img): return None
+    return {"perturb": setting.generator.captions and setting.generator.captions.perturb}
 
 def _synonyms(
     setting: Setting,  # one arm's options
