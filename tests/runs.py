@@ -42,6 +42,7 @@ arms:
   real: {}
   real + 1x: {mix.synthetic: 1}
 contrasts: [[real + 1x, real]]
+without_controls: {synthetic images: two arms are enough here}
 """  # two of its arms
 ON = ("--on", "digits", "--scale", "debug")
 

@@ -31,7 +31,7 @@ class Cell:
     def training_images(self, seed):
         data = load_world(self.setting.dataset)
         first = np.arange(100 * seed, 100 * seed + 100)
-        return data.x[first], data.y[first], np.zeros(100, bool)
+        return data.x[first], data.y[first], np.full(100, False) | bool(self.setting.mix.synthetic) * (first % 2 == 1)
 
     def pool(self, seed):
         data = load_world(self.setting.dataset)
@@ -41,7 +41,7 @@ class Cell:
 
 class Experiment:
     "What the report asks of an experiment, with one failed seed."
-    store = None  # embedded worlds need none
+    store, aliases, controls = None, {}, ()  # embedded worlds need no store
     registered, source, task_lead = True, {"study": "synthetic_ratio", "testbed": "digits-wild"}, "top1"
 
     def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,), **asked):

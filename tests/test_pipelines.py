@@ -198,6 +198,7 @@ question: do pictures of a model that others trained help?
 arms:
   real: {}
   asked: {mix.synthetic: 1, generator: {kind: text2img, model: model, steps: 2, shard: 20}}
+without_controls: {synthetic images: one pool is enough here}
 contrasts: [[asked, real]]
 """
 

@@ -38,6 +38,11 @@ class Dataset:
         if name not in SPLITS: raise BadInput(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}")
         return np.flatnonzero(self.split == SPLITS.index(name))
 
+    @property
+    def strata(self) -> np.ndarray:  # int64 (N,), 0 .. len(classes) - 1
+        "What images are drawn by, so that base sets hold as many of each: of a classification its labels."
+        return self.y
+
 class Shape(NamedTuple):
     "Class names, image format and training counts of a data set: enough for a plan."
     names: tuple[str, ...]  # class names

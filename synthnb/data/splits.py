@@ -173,7 +173,7 @@ def make_splits(
 ) -> list[dict]:  # order: training indices; the first n * K hold n of each of the K classes
     "Draw a seed's order of the real training images; every base set is a prefix of it."
     dataset = load_dataset(todo[0].inputs["dataset"][0], store)
-    return [{"order": stratified_order(dataset.y, dataset.part("train"), rng("subset", todo[0].seed))}]
+    return [{"order": stratified_order(dataset.strata, dataset.part("train"), rng("subset", todo[0].seed))}]
 
 def base_set(
     artefact: Artefact,  # with dataset and splits among its inputs
@@ -183,7 +183,7 @@ def base_set(
     "Load the data set and select the first real images of a seed's order."
     dataset = load_dataset(artefact.inputs["dataset"][0], store)
     order = fetch(artefact.inputs["splits"][0], store)["order"]
-    return dataset, first_per_class(order, dataset.y, per_class, len(dataset.classes))
+    return dataset, first_per_class(order, dataset.strata, per_class, len(dataset.classes))
 
 def base_images(
     artefact: Artefact,  # with dataset and splits among its inputs, and `base` in its spec

@@ -162,6 +162,7 @@ class Experiment:
     source: dict[str, str]  # names as the user wrote them: {"study": ..., "testbed": ...}
     store: Store = field(default_factory=Store)  # where artefacts are
     planning: bool = False  # assume images that would have to be downloaded to be as the testbed expects
+    controls: tuple[str, ...] = ()  # arms that the study got as controls, without asking
 
     @cached_property
     def cells(self) -> dict[str, Cell]:  # arm -> cell
@@ -333,12 +334,13 @@ def open_experiment(
     "Open a study on a testbed and check every option; only external images are read, nothing else is computed."
     # modules beside the study file are found before those in the working directory
     plugins.add_module_folders(Path.cwd(), last=True)
-    spec, testbed = find_study(study), find_testbed(on)
+    written, testbed = find_study(study), find_testbed(on)
     changed = absolute_paths(overrides or {}, Path.cwd())
-    spec = with_controls(spec, resolve(spec, testbed, scale, changed))
+    spec = with_controls(written, resolve(written, testbed, scale, changed))
     default = testbed.debug.get("seeds", testbed.seeds) if scale == "debug" else testbed.seeds
     source = {"study": absolute_name(study), "testbed": absolute_name(on)}
-    chosen = Experiment(spec, testbed, _seeds(seeds, default), scale, changed, source, store or Store(), planning)
+    chosen = Experiment(spec, testbed, _seeds(seeds, default), scale, changed, source, store or Store(), planning,
+        tuple(arm for arm in spec.arms if arm not in written.arms))
     _ = chosen.aliases  # resolving the cells checks every option
     return chosen
 

@@ -113,7 +113,9 @@ def control_notes(
     experiment: "Experiment",  # a study on a testbed
 ) -> str:  # HTML; empty where there is nothing to say
     "State which controls a study leaves out and why, and which arms are the same training by definition."
-    lines = [f"Without a control for {factor} ({CONTROLS[factor].title}): {reason}."
+    added = ", ".join(experiment.controls)
+    lines = [f"Controls that the study got without asking: {added}."] if added else []
+    lines += [f"Without a control for {factor} ({CONTROLS[factor].title}): {reason}."
         for factor, reason in experiment.spec.without_controls.items()]
     lines += [f"{arm} is the same training as {other}: an end point of its filter." for arm, other in
         experiment.aliases.items()]

@@ -379,8 +379,14 @@ def mixes_table(
     arms: list[str],  # in the order of the study
 ) -> str:  # HTML
     "Return what each arm was trained on: set sizes, real share requested and realised, draws."
-    found = {name: final_values(rows, name).groupby("arm").mean() for name in TABLES["mixes"]}
-    def cell(name, arm): return table_cell(METRICS[name].format(found[name].get(arm)), found[name].get(arm))
+    by_arm = {name: final_values(rows, name).groupby("arm") for name in TABLES["mixes"]}
+    found = {name: values.agg(["mean", "min", "max"]) for name, values in by_arm.items()}
+    def cell(name, arm):
+        if arm not in found[name].index: return table_cell(METRICS[name].format(None), None)
+        mean, low, high = found[name].loc[arm]
+        # a filter that lets the pool shrink leaves seeds with sets of different sizes
+        sizes = f" ({low:g} to {high:g})" if name.startswith("pool_") and low < high else ""
+        return table_cell(METRICS[name].format(mean) + sizes, mean)
     caption = (
         "What each arm was trained on, by set sizes and by draws, mean over seeds; all arms take the same number "
         "of steps.")
