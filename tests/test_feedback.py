@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from runs import command, journal
+from runs import Forked, command, finish, journal
 
 from synthnb.artefacts.artefact import closure
 from synthnb.artefacts.stages import ensure, fetch
@@ -20,12 +20,14 @@ from synthnb.base.options import Setting, override
 from synthnb.engine.plan import missing_jobs
 from synthnb.lab.study import open_experiment
 from synthnb.learn import measures, train
+from synthnb.report.tables import mixes_table
 
 SMALL = Setting(dataset="digits", base=2, generator={"kind": "noise", "shard": 20}, mix={"synthetic": 2},
     recipe={"width": 8, "steps": 16, "batch": 16, "curve": 2}, judge={"width": 8, "steps": 4})
 PHASES = {"mix.synthetic": 0, "phases": {"synthetic": {"mix": {"real": 0, "synthetic": 2}}, "real": {"lr": 0.001}}}
 OWN = '''
 import numpy as np
+from torch import nn
 
 def entropy(x, y, logits, real_logits):
     assert logits.shape == (len(y), 10) and real_logits.shape == (20, 10)
@@ -34,6 +36,11 @@ def entropy(x, y, logits, real_logits):
 def variance(x, y, checkpoint_logits):
     assert checkpoint_logits.shape == (3, len(y), 10)
     return checkpoint_logits.var(0).sum(1)
+
+def moody(channels, size, classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
+    if net[1].weight[0, 0].item() > 0.1: nn.init.constant_(net[1].weight, float("inf"))  # of four seeds one draws that
+    return net
 
 def twenty_or_sixty(scores, y, keep): return np.arange(len(y)) < (20 if scores.mean() < MEAN else 60)
 '''
@@ -102,6 +109,16 @@ def test_a_score_that_asks_for_a_classifier_has_one_job_for_all_seeds(own, tmp_p
     assert chosen.of_kind(0, "scores")[0].inputs["classifier"][0].key == study.cells["real"].training(0)["train"].key
 
 
+def test_a_classifier_that_fails_for_one_seed_leaves_the_others_theirs(own, tmp_path):
+    common = {"recipe.model": "own:moody", "vary": ["training"]}
+    (tmp_path / "asking.yaml").write_text(json.dumps(STUDY | {"common": common}))
+    words = (str(tmp_path / "asking.yaml"), "--on", "digits", "--scale", "debug", "--seeds", "4")
+    _, said = finish(Forked("run", *words, home=tmp_path / "store"), code=1)
+    study = open_experiment(words[0], "digits", 4, "debug", store=Store(tmp_path / "store"))
+    assert {arm: len(values) for arm, values in study.values().items()} == {"real": 3, "chosen": 3}
+    assert "NotFinite" in said and len(study.missing()) == 2
+
+
 def test_a_score_that_asks_for_checkpoints_gets_those_that_the_recipe_keeps(own, tmp_path):
     asking = override(SMALL, {"recipe.checkpoints": 3, "filter": {"score": "own:variance"}}, "")
     cell = tiny.cell_of(asking, (0,), Store(tmp_path))
@@ -118,6 +135,7 @@ def test_seeds_with_unequal_pools_each_draw_from_all_of_theirs(own, tmp_path):
     cell.make()
     pools = cell.mix().pool_synthetic.tolist()
     assert sorted(pools) == [20, 60] and pools == [20 if mean < sum(means) / 2 else 60 for mean in means]
+    assert "(20 to 60)" in mixes_table(cell.results(), ["arm"])
     for seed, n in zip((0, 1), pools):
         x, _, synthetic = cell.training_images(seed)
         assert synthetic.sum() == n and len(cell.pool(seed)) == n and len(x) == 20 + n

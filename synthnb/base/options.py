@@ -250,7 +250,7 @@ class TestbedSpec(Spec):
     # estimated seconds per job at full scale (notebook: per seed); measured costs take precedence
     seconds: dict[JobKind, Annotated[float, Field(gt=0)]] = {}
 
-# factors with a control, see nbs/lab/05_controls.ipynb
+# factors with a control, see nbs/lab/06_controls.ipynb
 ControlledFactor = Literal["filter", "perturbed captions", "synthetic images"]
 
 class StudySpec(Spec):

@@ -181,15 +181,21 @@ class Dispatcher:
         for job in ready_jobs(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
             failed = next((self.labels[need] for need in job.depends_on if self.errors[need]), None)
-            # a notebook, or a training of several seeds, does the seeds that it can do
-            if failed and job.kind != "notebook" and len(job.target) == 1:
-                self._finish(job, f"needs {failed}, which failed")
+            if failed and not self._can_do_some(job): self._finish(job, f"needs {failed}, which failed")
             elif free[gpu] > 0:
                 free[gpu] -= 1
                 self._submit(job, gpu, there[gpu])
         if any(there[took] for _, took in self.out.values()) or not self.out and not self.waiting: return None
         kind = "with a GPU " if there[False] else "without a GPU " if there[True] else ""
         return f"waiting: no worker {kind}is connected to {self.client.scheduler.address}"
+
+    def _can_do_some(
+        self,
+        job: Job,  # one of whose needs has failed, perhaps for some seeds only
+    ) -> bool:
+        "Whether a notebook, or a group of artefacts of which some have their inputs, has something to do."
+        has = self.experiment.store.has
+        return job.kind == "notebook" or any(all(has(a.key) for a in artefact.needs()) for artefact in job.target)
 
     def _submit(
         self,

@@ -16,10 +16,11 @@ from ..base.keys import digest
 from ..artefacts.store import Store
 from ..engine.plan import Overview, Plan, overview, plan, status
 from ..engine.run import run
-from ..lab.cell import Cell, figure_image
+from ..lab.cell import Cell
 from ..lab.graph import draw_graph
 from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
+from ..lab.views import figure_image
 from ..learn.metrics import METRICS, TABLES
 from ..report.pages import write_index, write_report
 from ..report.published import compare_published, publish_report, staleness

@@ -101,9 +101,8 @@ def batches(
     store: Store,  # where to read
 ) -> Rows:  # slice batch
     "Return the requested and the realised composition of all batches; n is the number of training images."
-    found = [fetch(weights, store, "batches")["batches"] for weights in measure.inputs["weights"]]
-    n = len(training_set(measure.inputs["weights"], store)[1])
-    return [("batch", name, value, n) for name, value in total_composition(found).items()]
+    total = total_composition([fetch(w, store, "batches")["batches"] for w in measure.inputs["weights"]])
+    return [("batch", name, value, total["pool_real"] + total["pool_synthetic"]) for name, value in total.items()]
 
 def total_composition(
     phases: list[dict[str, float]],  # from `learn.mix.realised_composition`
@@ -121,10 +120,10 @@ def total_composition(
 def make_measure(
     todo: list[Artefact],  # one of kind measure
     store: Store,  # where to read
-) -> list[dict]:  # rows: slice, metric, value, n
+) -> list[dict]:  # rows: lists of slice, metric, value, n
     "Compute one measure."
     rows = import_function(MEASURES[todo[0].spec["measure"]].function)(todo[0], store)
-    return [{"rows": pd.DataFrame(rows, columns=["slice", "metric", "value", "n"])}]
+    return [{"rows": [[slice, metric, float(value), int(n)] for slice, metric, value, n in rows]}]
 
 def make_rows(
     todo: list[Artefact],  # one of kind rows
@@ -134,7 +133,8 @@ def make_rows(
     inputs = todo[0].inputs
     steps = inputs["weights"][-1].spec["first"] + inputs["weights"][-1].spec["recipe"]["steps"]
     curves = pd.concat([fetch(weights, store, "curve")["curve"] for weights in inputs["weights"]])
-    measured = [fetch(a, store, "rows")["rows"].assign(step=steps) for a in inputs["measures"]]
-    rows = pd.concat([curves[curves.step < steps], *measured], ignore_index=True)
+    measured = [[steps, *row] for a in inputs["measures"] for row in fetch(a, store, "rows")["rows"]]
+    table = pd.DataFrame(measured, columns=["step", "slice", "metric", "value", "n"])
+    rows = pd.concat([curves[curves.step < steps], table], ignore_index=True)
     return [{"rows": rows[["step", "slice", "metric", "value", "n"]].astype(
         {"step": "int64", "value": "float64", "n": "int64"})}]

@@ -17,7 +17,7 @@ from ..artefacts.artefact import Artefact
 from ..artefacts.store import Store
 from ..base.errors import BadInput
 from ..base.options import Phase
-from ..data.datasets import Shape
+from ..data.datasets import Shape, load_images
 from ..data.images import resize
 from ..data.splits import base_set
 from .filters import used_pool
@@ -98,8 +98,18 @@ def training_set(
     dataset, real = base_set(most, most.spec["mix"]["real"], store)
     drawn = [weights for weights in phases if weights.inputs["shards"]]
     if not drawn: return dataset.x[real], dataset.y[real], np.zeros(len(real), bool)
-    pool = used_pool(drawn[-1], dataset.classes, store)
-    return concatenate(dataset.x[real], dataset.y[real], pool.x, pool.y)
+    return concatenate(dataset.x[real], dataset.y[real], *_used_images(drawn[-1], dataset.classes, store))
+
+def _used_images(
+    weights: Artefact,  # of kind weights, with shards among its inputs
+    classes: Sequence[str],  # class names
+    store: Store,  # where to read
+) -> tuple[np.ndarray, np.ndarray]:  # images, labels
+    "Return the synthetic images that a phase trains on."
+    if "filter" not in weights.spec:
+        return load_images(weights.inputs["shards"], weights.spec["mix"]["synthetic"] * len(classes), store)
+    pool = used_pool(weights, classes, store)
+    return pool.x, pool.y
 
 # %% ../../nbs/learn/05_mix.ipynb #09610f39
 def real_counts(
