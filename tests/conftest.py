@@ -75,6 +75,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    "Nothing is kept from the last collection of garbage, or nanobind would report it as leaked."
+    gc.unfreeze()
+
+
 LONG = (  # by seconds, first those that wait for others than the processor; whole files share what their fixtures make
     "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "test_readme.py", "test_workers.py::test_a_run",
     "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "generate/05_diffusion", "test_run.py::test_kill",
