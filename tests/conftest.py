@@ -1,15 +1,32 @@
 """What every test runs under: a store of its own, no network, no screen, one thread; what xdist's workers share."""
+import gc
 import json
 import os
 import runpy
 import shutil
+import sys
+from importlib.machinery import SourceFileLoader
+from multiprocessing import forkserver
 from pathlib import Path
+
+
+def execute(loader, module, real=SourceFileLoader.exec_module):
+    "Execute an imported module; an installed one without coverage's tracer, which doubles the time."
+    if "site-packages" not in loader.path or not (tracer := sys.gettrace()): return real(loader, module)
+    sys.settrace(None)
+    try: real(loader, module)
+    finally: sys.settrace(tracer)
+
+
+SourceFileLoader.exec_module = execute
+sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that jsonschema compiles for three seconds; nothing needs it
 
 import matplotlib
 import pytest
 from filelock import FileLock
 
 from synthnb.base.environment import ROOT, one_thread
+from synthnb.engine.kernels import start_fork_server
 
 OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
@@ -30,6 +47,54 @@ def store(tmp_path_factory):
 def few_count():
     "Coverage counts this process; others only where a test asks with `runs.counting`, as it costs a third more."
     if "COVERAGE_PROCESS_CONFIG" in os.environ: os.environ["COUNTING"] = os.environ.pop("COVERAGE_PROCESS_CONFIG")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    "Start one fork server for xdist's workers: its imports take nine CPU seconds."
+    few, kept = os.environ.pop("COVERAGE_PROCESS_CONFIG", None), os.dup(2)  # it would count
+    with open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), 2)  # where Dask's workers by hand log
+    try: start_fork_server()
+    finally: os.dup2(kept, 2)
+    os.close(kept)
+    if few: os.environ["COVERAGE_PROCESS_CONFIG"] = few
+    node.workerinput["fork_server"] = {name: value for name, value in vars(forkserver._forkserver).items()
+        if name in ("_forkserver_address", "_forkserver_authkey", "_forkserver_alive_fd")} | {"pid": os.getpid()}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fork_server(request):
+    "The fork server of the process that started this worker; it ends when nobody holds its pipe any more."
+    if not (told := getattr(request.config, "workerinput", {}).get("fork_server")): return
+    pipe = os.open(f"/proc/{told.pop('pid')}/fd/{told['_forkserver_alive_fd']}", os.O_WRONLY)
+    vars(forkserver._forkserver).update(told | {"_forkserver_alive_fd": pipe})
+
+
+def pytest_collection_finish():
+    "What was imported stays: a collection of garbage that looked at all of it would take half a second."
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    "Nothing is kept from the last collection of garbage, or nanobind would report it as leaked."
+    gc.unfreeze()
+
+
+LONG = (  # by seconds, first those that wait for others than the processor; whole files share what their fixtures make
+    "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "test_readme.py", "test_workers.py::test_a_run",
+    "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "generate/05_diffusion", "test_run.py::test_kill",
+    "engine/02_kernels", "test_run.py::test_ctrl", "lab/03_cell", "test_workers.py::test_workers_of",
+    "test_own.py::test_a_new", "test_run.py::test_two", "test_bench.py")
+
+
+@pytest.hookimpl(trylast=True)  # what is deselected is gone
+def pytest_collection_modifyitems(items):
+    "Each of xdist's two workers is given a half: let it begin with every second one of what takes long."
+    rank = {item: k for item in items for k, name in enumerate(LONG) if name in item.nodeid}
+    halves = [[item for item in sorted(rank, key=rank.get) if rank[item] % 2 == k] for k in (0, 1)]
+    rest = [item for item in items if item not in rank]
+    middle = max(0, len(items) // 2 - len(halves[0]))
+    items[:] = [*halves[0], *rest[:middle], *halves[1], *rest[middle:]]
 
 
 LOCAL = ROOT / "reports" / "local"

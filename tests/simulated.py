@@ -8,8 +8,9 @@ from synthnb.base.generator_options import Render
 from synthnb.base.options import Setting, TestbedSpec, flat, override
 from synthnb.base.random_streams import rng
 from synthnb.data.worlds import load_world
-from synthnb.lab.artefacts import embedded_world
+from synthnb.data.worlds import embedded_world
 from synthnb.lab.statistics import compare, comparison_sentence, worth, worth_phrase
+from synthnb.learn.metrics import METRICS
 from synthnb.studies.synthetic_ratio import study
 
 TOP1 = {"real only": 0.555, "real, no augmentation": 0.38, "real x2": 0.68, "real x4": 0.79,
@@ -30,7 +31,7 @@ class Cell:
     def training_images(self, seed):
         data = load_world(self.setting.dataset)
         first = np.arange(100 * seed, 100 * seed + 100)
-        return data.x[first], data.y[first], np.zeros(100, bool)
+        return data.x[first], data.y[first], np.full(100, False) | bool(self.setting.mix.synthetic) * (first % 2 == 1)
 
     def pool(self, seed):
         data = load_world(self.setting.dataset)
@@ -40,10 +41,13 @@ class Cell:
 
 class Experiment:
     "What the report asks of an experiment, with one failed seed."
-    store = None  # embedded worlds need none
-    registered, source, spec = True, {"study": "synthetic_ratio", "testbed": "digits-wild"}, study
+    store, aliases, controls = None, {}, ()  # embedded worlds need no store
+    registered, source, task_lead = True, {"study": "synthetic_ratio", "testbed": "digits-wild"}, "top1"
 
-    def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,)):
+    def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,), **asked):
+        "`asked`: fields of the study that are to be others."
+        self.spec = study.model_copy(update=asked)
+        self.lead = (*self.spec.metrics, self.task_lead)[0]
         setting = Setting(dataset="digits-wild", generator=Render())
         self.testbed = TestbedSpec(name="digits-wild", title="Handwritten digits in the wild", seeds=8, setting=setting)
         self.seeds, self.scale, self.overrides = tuple(range(seeds)), scale, overrides or {}
@@ -85,21 +89,22 @@ class Experiment:
 
     def values(self):
         rows = self.rows()
-        rows = rows[(rows.slice == "test") & (rows.metric == "top1")]
+        rows = rows[(rows.slice == METRICS[self.lead].slice) & (rows.metric == self.lead)]
         return {arm: dict(zip(rows.seed[rows.arm == arm], rows.value[rows.arm == arm], strict=True)) for arm in TOP1}
 
     def missing(self): return sorted(self.lost)
     def failures(self): return self.failed
-    def comparisons(self): return compare(self.values(), study.contrasts)
+    def comparisons(self): return compare(self.values(), self.spec.contrasts, metric=self.lead)
     def answer(self):
-        return (
-            f"On digits-wild, {comparison_sentence(self.comparisons()[0]).rstrip('.')}: "
-            f"{worth_phrase(self.worths()['real + 3x synthetic'])}.")
+        found = f"On digits-wild, {comparison_sentence(self.comparisons()[0])}"
+        worths = self.worths()
+        return f"{found.rstrip('.')}: {worth_phrase(worths['real + 3x synthetic'])}." if worths else found
 
     def worths(self):
         values = self.values()
+        if not all(values[arm] for arm in self.spec.worth): return {}
         scale = [(n, values[arm]) for n, arm in [(100, "real only"), (200, "real x2"), (400, "real x4")]]
-        return {arm: worth(scale, values[arm]) for arm, _ in study.contrasts if values[arm]}
+        return {arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts if values[arm]}
 
     def differences(self):
         found = {arm: flat(cell.setting) for arm, cell in self.cells.items()}

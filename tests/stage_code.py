@@ -8,8 +8,11 @@ from pathlib import Path
 
 RECORD = Path(__file__).with_name("stages.json")
 PACKAGE = Path(__file__).resolve().parent.parent / "synthnb"
-INPUTS = {("lab.stages", "fetch"), ("lab.stages", "ensure")}  # what they return has a key of its own
-KEEPING = ("base.environment", "base.errors", "base.store", "lab.artefacts")  # where artefacts lie, not what is in them
+INPUTS = {  # what they return has a key of its own, and what is in the tables a version of its own
+    ("artefacts.stages", "fetch"), ("artefacts.stages", "ensure"), ("learn.filters", "SCORES"),
+    ("learn.measures", "MEASURES")}
+# where artefacts lie, not what is in them
+KEEPING = ("base.environment", "base.errors", "artefacts.store", "artefacts.artefact")
 OPTIONS = ("base.options", "base.generator_options")  # values are part of keys; only what methods compute is code
 
 
@@ -58,6 +61,7 @@ class Package:
         files = {".".join(path.relative_to(folder).with_suffix("").parts): path for path in folder.rglob("*.py")}
         self.modules = {name: Module(path, name) for name, path in files.items() if "." in name}
         self.used = cache(self._used)
+        self.shape = cache(lambda *one: shape(self.body(*one)))  # of what several stages use
 
     def find(self, dotted):
         "The module and name of a definition, by `synthnb.wing.module.name`; None where it decides no content."
@@ -96,21 +100,21 @@ class Package:
 
     def code(self, *roots):
         "A hash of what some definitions do."
-        trees = [[*one, shape(self.body(*one))] for one in sorted(self.behind(*roots))]
+        trees = [[*one, self.shape(*one)] for one in sorted(self.behind(*roots))]
         return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
-
-    def makers(self):
-        "The function that makes each kind of artefact."
-        table = self.modules["lab.stages"].defined["MAKERS"].value
-        return {key.value: ("lab.stages", value.id) for key, value in zip(table.keys, table.values, strict=True)}
 
 
 def now(folder=PACKAGE):
     "Every stage's version and code as they are."
-    from synthnb.lab.artefacts import STAGES
+    from synthnb.artefacts.artefact import STAGES
+    from synthnb.learn.filters import SCORES
+    from synthnb.learn.measures import MEASURES
+    makers = {kind: (stage.version, stage.maker) for kind, stage in STAGES.items()}
+    makers |= {f"measure {name}": (measure.version, measure.function) for name, measure in MEASURES.items()}
+    makers |= {f"score {name}": (score.version, score.function) for name, score in SCORES.items()}
     package = Package(folder)
-    return {kind: {"version": STAGES[kind], "code": package.code(maker)}
-            for kind, maker in sorted(package.makers().items()) if kind in STAGES}
+    return {kind: {"version": version, "code": package.code(package.find(function.replace(":", ".")))}
+            for kind, (version, function) in sorted(makers.items())}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@ import json
 from pathlib import Path
 
 import nbformat
-import papermill
+
+from synthnb.engine.execute import execute_notebook
+from synthnb.engine.kernels import start_fork_server
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "nbs/bench/generation.ipynb"
 SMALL = {"rounds": 1, "images": 20, "workers": 0, "share": 10,
@@ -22,8 +24,9 @@ def test_the_measurement_of_generation_runs(tmp_path):
     book = nbformat.read(NOTEBOOK, 4)
     book.cells.append(nbformat.v4.new_code_cell(REPORT))
     nbformat.write(book, tmp_path / "in.ipynb")
-    done = papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", SMALL, cwd=tmp_path,
-        kernel_name="python3", progress_bar=False)
+    start_fork_server()
+    execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", SMALL)
+    done = nbformat.read(tmp_path / "out.ipynb", 4)
     said = json.loads(done.cells[-1].outputs[-1].text)
     assert list(said["speed"]) == ["plain", "fair", "ours"]
     assert all(value > 0 for side in said["speed"].values() for name, value in side.items()

@@ -92,7 +92,8 @@ def test_a_study_file_is_checked_like_a_registered_study(text, told, tmp_path):
 def test_a_good_study_file_is_planned(tmp_path):
     (tmp_path / "mine.yaml").write_text(GOOD)
     done = command("plan", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
-    assert done.returncode == 0 and "2 arms x 8 seeds" in done.stdout
+    assert done.returncode == 0 and "3 arms x 8 seeds" in done.stdout
+    assert "control: 'b, noise' is added (without_controls leaves it out)" in done.stdout
     assert not (tmp_path / "store").exists(), "a plan writes nothing"
 
 def test_plan_imports_no_torch_and_is_quick(tmp_path):

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import OFFLINE
-from runs import finish, journal, results, run, start, synthnb
+from runs import ON, Forked, finish, journal, results, run, start
 
-from synthnb.base.store import DiskFull, Store
+from synthnb.artefacts.store import DiskFull, Store
 from synthnb.engine.execute import execute_notebook
-from synthnb.lab import stages
-from synthnb.lab.artefacts import Artefact
+from synthnb.artefacts import stages
+from synthnb.artefacts.artefact import Artefact
 from synthnb.lab.study import open_experiment
 from synthnb.learn.train import load_checkpoint, save_checkpoint
 
@@ -25,27 +24,6 @@ LINE = (
     r"the same command goes on from here$")
 NO_SPACE, QUOTA = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
 FULL = 3  # as where the scheduler is gone: nothing is wrong with what was asked for
-LATE = '''
-"Read at start-up: file systems that notice a full quota late, on fsync or rename."
-import errno, os, runpy
-
-runpy.run_path({guard!r})
-sync, replace = os.fsync, os.replace
-
-def check(path):
-    word = open({flag!r}).read()
-    if word and word in str(path): raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-def late_sync(fd):
-    check(os.readlink(f"/proc/self/fd/{{fd}}"))
-    sync(fd)
-
-def late_replace(source, target, **how):
-    check(target)
-    replace(source, target, **how)
-
-os.fsync, os.replace = late_sync, late_replace
-'''
 
 
 class Disk:
@@ -169,7 +147,7 @@ def test_what_cannot_be_noted_does_not_hide_the_error(tmp_path, monkeypatch, cap
 def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
     store, sync = Store(tmp_path), os.fsync
     cell = open_experiment(study, "digits", [0, 1], scale="debug", store=store).cells["real"]
-    key = cell.artefacts(1)["rows"].key
+    key = cell.ends[1].key
     def full(fd):
         if key in os.readlink(f"/proc/self/fd/{fd}"): raise OSError(errno.ENOSPC, NO_SPACE)
         sync(fd)
@@ -189,11 +167,9 @@ def test_a_full_disk_is_no_failed_seed(study, tmp_path, monkeypatch, capsys):
     pytest.param(("runs/", "shard-", "checkpoint.safetensors", "weights-", "results.csv"), marks=pytest.mark.slow)])
 def test_a_disk_that_is_found_full_late_wherever_that_is(words, study, undisturbed, tmp_path):
     flag, home, before = tmp_path / "full", tmp_path / "store", {}
-    (tmp_path / "sitecustomize.py").write_text(LATE.format(guard=str(OFFLINE / "sitecustomize.py"), flag=str(flag)))
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
     for word in words:
         flag.write_text(word)
-        stopped(synthnb("run", study, "--on", "digits", "--scale", "debug", home=home, env=env), QUOTA)
+        stopped(Forked("run", study, *ON, home=home, env={"FULL_LATE": str(flag)}), QUOTA)
         keys = whole(home, undisturbed)
         assert made(home, before) == before, "something finished was made again"
         before = made(home, keys)

@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, counting, finish, journal, synthnb
+from runs import ON, command, counting, finish, journal, synthnb
 
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.plan import repeat_command, status
 from synthnb.lab.study import open_experiment
 
@@ -50,15 +50,18 @@ KILLED = "KernelDied: the kernel was killed, probably out of memory"
 DIED = "RuntimeError: its worker died 3 times, probably out of memory"
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory):
+def faults(once):
     "A run in which nearly everything goes wrong."
-    place = tmp_path_factory.mktemp("faults")
-    (place / "faults.py").write_text(FAULTS)
-    (place / "faults.yaml").write_text(STUDY)
-    words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
-    out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
+    def run(place):
+        (place / "faults.py").write_text(FAULTS)
+        (place / "faults.yaml").write_text(STUDY)
+        words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
+        out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
+        return {"place": str(place), "out": out, "err": err}
+    found = once("faults", run)
+    place = Path(found["place"])
     experiment = open_experiment(str(place / "faults.yaml"), "digits", 4, "debug", store=Store(place / "store"))
-    return {"place": place, "out": out, "err": err, "experiment": experiment,
+    return found | {"place": place, "experiment": experiment,
         "status": {row["arm"]: row for row in status(experiment)}}
 
 def errors(faults, arm):
@@ -80,7 +83,7 @@ def test_every_missing_seed_has_its_reason(faults):
     assert set(errors(faults, "out of memory in generation").values()) == {DIED}
 
 def test_run_status_and_page_tell_them(faults):
-    out, _ = finish(synthnb("status", home=faults["place"] / "store", cwd="/"))
+    out = command("status", home=faults["place"] / "store", cwd="/").stdout
     page = Path(faults["out"].split("report: ")[1].splitlines()[0]).read_text()
     for text in (LIMIT, KILLED, DIED, "NotFinite"):
         assert text in out and text in faults["err"] and text.partition(": ")[2] in page
@@ -93,7 +96,7 @@ def test_run_status_and_page_tell_them(faults):
 
 def test_the_command_by_hand_works_as_it_is_printed(faults):
     failure = faults["status"]["one bad seed"]["failed"][0]
-    printed = finish(synthnb("status", home=faults["place"] / "store"))[0]
+    printed = command("status", home=faults["place"] / "store").stdout
     line = next(line for line in printed.splitlines() if line.strip() == f"by hand: {failure['command']}").partition(
         "by hand: ")[2]
     env = {name: value for name, value in os.environ.items() if name != "SYNTHNB_HOME"}

@@ -14,7 +14,7 @@ import pytest
 from runs import ON, by_hand, end, finish, journal, results, start, synthnb, until
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.run import leftovers
 
 KILLS = int(os.environ.get("KILLS", "50"))  # how many altogether
@@ -144,7 +144,7 @@ def test_fifty_kills(study, tmp_path, capsys):
     while sum(killed.values()) < KILLS:
         number += 1
         wanted = min(EACH, KILLS - sum(killed.values()))
-        with by_hand(tmp_path / f"dask-{number}") as hand:
+        with by_hand(tmp_path / f"dask-{number}", forked=False) as hand:
             monkey = Monkey(study, tmp_path / f"store-{number}", draw, hand if number % 2 else None)
             monkey.work(wanted)
             judge(monkey, expected)

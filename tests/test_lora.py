@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from synthnb.base.errors import BadInput
 from synthnb.base.generator_options import Img2Img, Text2Img
 from synthnb.base.random_streams import rng
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.data.pretrained import model_identity
 from synthnb.generate import lora as module
 from synthnb.generate.lora import (

@@ -11,7 +11,7 @@ from PIL import Image
 from runs import command, finish
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 
 REAL = ROOT.parent / "shared" / "realdata"
 FRUIT = ["Golden-Delicious", "Granny-Smith", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Anjou", "Conference",
@@ -89,7 +89,7 @@ def test_mistakes_are_one_line_and_code_2(args, told, tmp_path):
 def test_images_that_cannot_be_downloaded_are_told_in_one_line(tmp_path):
     nobody = {"https_proxy": "http://127.0.0.1:9"}  # refused at once, and no name is looked up
     _, err = finish(
-        runs.synthnb("plan", "synthetic_ratio", "--on", "torchvision:OxfordIIITPet", home=tmp_path / "store",
+        runs.Forked("plan", "synthetic_ratio", "--on", "torchvision:OxfordIIITPet", home=tmp_path / "store",
         cwd=tmp_path, env=nobody), 2)
     assert ("torchvision:OxfordIIITPet: cannot be had" in err and "it needs network once" in err
         and len(err.strip().splitlines()) == 1), err

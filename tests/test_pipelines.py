@@ -15,14 +15,12 @@ from safetensors.numpy import load_file, save_file
 from synthnb.base.errors import BadInput
 from synthnb.base.generator_options import Img2Img, Text2Img
 from synthnb.base.options import Setting
-from synthnb.base.store import Store
+from synthnb.artefacts.stages import fetch
+from synthnb.artefacts.store import Store
 from synthnb.data.pretrained import model_identity
 from synthnb.data.worlds import DIGITS
 from synthnb.generate.pipelines import load_pipeline, sample
 from synthnb.generate.pool import pool_labels, shard_rng
-from synthnb.lab.artefacts import artefacts, embedded_world
-from synthnb.lab.cell import Cell
-from synthnb.lab.stages import fetch
 
 CLASSES = ("cat", "dog", "owl")
 REAL = {"real_x": np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), dtype=np.uint8), "real_y": np.arange(6) % 3,
@@ -110,7 +108,7 @@ def shard(model, **options):
     "The first shard's artefact of an arm with a text2img generator on digits."
     generator = {"kind": "text2img", "model": str(model), "steps": 2, "shard": 10, **options}
     setting = Setting(dataset="digits", base=2, mix={"synthetic": 1}, generator=generator)
-    return artefacts(setting, 0, embedded_world("digits"))["shard/0"]
+    return tiny.cell_of(setting, (0,), None).of_kind(0, "shard")[0]
 
 
 def test_a_moved_model_keeps_its_key_a_changed_one_does_not(models, tmp_path):
@@ -200,6 +198,7 @@ question: do pictures of a model that others trained help?
 arms:
   real: {}
   asked: {mix.synthetic: 1, generator: {kind: text2img, model: model, steps: 2, shard: 20}}
+without_controls: {synthetic images: one pool is enough here}
 contrasts: [[asked, real]]
 """
 
@@ -229,15 +228,14 @@ def test_cells_with_every_new_generator(models, tmp_path):
     small = {"base": 2, "mix": {"synthetic": 1}, "recipe": {"width": 8, "steps": 4, "batch": 16, "curve": 2},
         "judge": {"width": 8, "steps": 4}}
     for arm, generator in generators.items():
-        cell = Cell("new", "digits", arm, Setting(dataset="digits", generator=generator, **small),
-            embedded_world("digits"), (0, 1), Store(tmp_path / "store"))
+        cell = tiny.cell_of(Setting(dataset="digits", generator=generator, **small), (0, 1), Store(tmp_path / "store"))
         assert (cell.make().seed.unique().tolist() == [0, 1] and len(cell.pool(0))
             == 20), "twenty images: fewer than a shard of the folder"
         cell.show_pool(0)
         if arm == "started":
-            base = {cell.artefacts(seed)["shard/0"].inputs["splits"][0].key for seed in (0, 1)}
+            base = {cell.of_kind(seed, "shard")[0].inputs["splits"][0].key for seed in (0, 1)}
             assert (len(base) == 2 and cell.pool(0).provenance.source.nunique()
                 == 10), "half of the base set of twenty are sources"
     with pytest.raises(BadInput, match="class 'zero' has 2 images, 4 are asked for"):
-        artefacts(Setting(dataset="digits", generator=generators["made"], **small | {"mix": {"synthetic": 2}}), 0,
-            embedded_world("digits"))
+        twice = small | {"mix": {"synthetic": 2}}
+        tiny.cell_of(Setting(dataset="digits", generator=generators["made"], **twice), (0,), None)

@@ -3,15 +3,15 @@ in one line what it lacks."""
 import re
 
 import pytest
-from runs import command
+from runs import Forked, command, finish
 from test_cli import synthnb
 
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
 from synthnb.base.options import Images
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.plan import plan
-from synthnb.lab.stages import resolve_dataset
+from synthnb.data.external_images import resolve_dataset
 from synthnb.lab.study import open_experiment
 from synthnb.lab.testbed import find_testbed
 
@@ -29,7 +29,7 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
         done.stdout)[1])
     stated = find_testbed("pets-sd15").seconds
     by_hand = (801 * (stated["shard"] + stated["features"]) + 27 * stated["notebook"]
-        + 3 * (stated["generator"] + stated["perturbed"] + stated["splits"]))
+        + 3 * (stated["adapter"] + stated["perturbed"] + stated["splits"]))
     assert hours == pytest.approx((by_hand + stated["dataset"] + stated["captions"] + stated["judge"]) / 3600, rel=5e-3)
     assert (
         "torchvision:OxfordIIITPet: the images are not there yet: 37 classes and at least 80 training images a class "
@@ -43,9 +43,9 @@ def test_a_plan_on_pets_needs_neither_images_nor_weights(tmp_path, monkeypatch):
 
 def test_a_run_on_pets_says_in_one_line_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refused at once, and no name is looked up
-    done = synthnb("run", *PETS, home=tmp_path / "store")  # in a process of its own: Python reads a proxy once
-    assert (done.returncode == 2 and "it needs network once" in done.stderr and len(done.stderr.strip().splitlines())
-        == 1), done.stderr
+    # in a process of its own: Python reads a proxy once
+    _, err = finish(Forked("run", *PETS, home=tmp_path / "store"), 2)
+    assert "it needs network once" in err and len(err.strip().splitlines()) == 1, err
 
 def test_show_and_the_debug_scale_do_without_images_too(tmp_path):
     assert command("show", *PETS, home=tmp_path / "store").returncode == 0
@@ -65,7 +65,7 @@ def test_images_of_ones_own_are_never_assumed(tmp_path):
     with pytest.raises(BadInput, match="there is no"): resolve_dataset(images, Store(tmp_path), planning=True)
 
 @pytest.mark.parametrize("old, new, told", [
-    ("  shard: 16 ", "  shrad: 16 ", "'shard', 'features', 'scores' or 'notebook', not 'shrad'"),
+    ("  shard: 16 ", "  shrad: 16 ", "'measure', 'rows' or 'notebook', not 'shrad'"),
     ("  shard: 16 ", "  shard: 0 ", "seconds.shard"),
     ("OxfordIIITPet: 0.8", "OxfordIIITPet: -1", "downloads.torchvision:OxfordIIITPet"),
     ("      train: 80 ", "      train: 0 ", "expect.train"),
@@ -85,7 +85,7 @@ def test_what_is_measured_wins_over_what_is_stated(tmp_path):
     before = plan(run)
     assert (before.seconds is None and before.stated == 3600 * sum(before.todo.values())
         and " CPU-hours on one worker by" in repr(before))
-    splits = run.cells["real only"].artefacts(0)["splits"]
+    splits = run.cells["real only"].of_kind(0, "splits")[0]
     run.store.save(splits.key, {"order": []}, {"kind": "splits", "seconds": 1.0})
     after = plan(run)
     assert after.there == {"splits": 1} and after.stated == before.stated - 3600 and "nobody measured" in repr(after)

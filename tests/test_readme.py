@@ -2,12 +2,12 @@
 import os
 import re
 import subprocess
-import sys
 
 import runs
 from test_own import photos
 
 from synthnb.base.environment import ROOT
+from synthnb.engine.kernels import Kernel, start_fork_server
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S)
@@ -30,9 +30,10 @@ def run(kind, text, folder):
     elif kind == "yaml": (folder / f"{re.match('name: (.+)', text)[1]}.yaml").write_text(text)
     elif name := re.match(r"# (\w+\.py)\b", text): (folder / name[1]).write_text(text)
     else:
-        env = {**os.environ, "SYNTHNB_HOME": str(folder / "store")}
-        done = subprocess.run([sys.executable, "-c", text], cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        start_fork_server()
+        with Kernel({**os.environ, "SYNTHNB_HOME": str(folder / "store")}) as kernel:  # "in a notebook"
+            said = [*kernel.execute(f"import os; os.chdir({str(folder)!r})"), *kernel.execute(text)]
+        assert not [message for message in said if message["msg_type"] == "error"], said
 
 
 def test_every_snippet_runs_as_it_stands(tmp_path):

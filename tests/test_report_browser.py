@@ -81,9 +81,10 @@ def test_shows_a_study_without_results(monkeypatch):
 
 def test_skips_what_has_not_changed(page):
     before = page.stat().st_mtime_ns
-    start = time.perf_counter()
+    start = time.process_time()
     pages.write_report(simulated.Experiment(), page.parent)
-    assert page.stat().st_mtime_ns == before and time.perf_counter() - start < 1
+    assert page.stat().st_mtime_ns == before
+    assert time.process_time() - start < 1, "a wall clock would measure the tests beside"
     index = pages.write_index(page.parents[2]).read_text()
     assert 'href="digits-wild/synthetic_ratio/index.html"' in index
     assert "On digits-wild, real + 3x synthetic is" in index and "71 of 72 results, 1 failed" in index

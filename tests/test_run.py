@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import finish, journal, of_pair, results, run, start, until
+from runs import ON, Forked, finish, journal, of_pair, results, run, start, until
 
 from synthnb.base.environment import ROOT
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(pair, undisturbed, tmp_pa
     assert max(journal(tmp_path).values()) == 1 and results(pair, tmp_path) == of_pair(undisturbed["results"])
 
 def test_two_runs_at_once_share_the_work(pair, undisturbed, tmp_path):
-    both = [start(pair, tmp_path), start(pair, tmp_path)]
+    both = [Forked("run", pair, *ON, home=tmp_path) for _ in range(2)]
     for process in both: finish(process)
     assert max(journal(tmp_path).values()) == 1, "something was made twice"
     assert results(pair, tmp_path) == of_pair(undisturbed["results"])

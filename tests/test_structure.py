@@ -19,10 +19,13 @@ import pytest
 import stage_code
 from file_map import WINGS
 
+from synthnb.engine.kernels import Kernel, start_fork_server
+
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = (  # no torch: `synthnb plan` answers at once
-    "base.options base.plugins base.store data.external_images data.pretrained generate.captions generate.ready_made "
-    "lab.artefacts lab.stages lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
+    "base.options base.plugins artefacts.store artefacts.artefact artefacts.stages data.external_images "
+    "data.pretrained generate.captions generate.ready_made generate.pool learn.filters learn.mix learn.measures "
+    "lab.outside lab.arms lab.cell lab.statistics lab.testbed lab.study engine.requirements engine.plan engine.run "
     "interface.api interface.cli").split()
 DEVELOPMENT = {"nbdev", "fastcore", "execnb", "ghapi", "pytest"}  # never at run time
 
@@ -128,21 +131,24 @@ def test_one_notebook_a_module_and_the_reverse():
 
 # ---- imports that cost
 
-def loaded(modules, suspects):
-    "Which of the suspects a fresh process has loaded after importing modules, as `module: suspect`."
-    code = (f"import importlib, sys\nfor m in {modules}:\n    importlib.import_module('synthnb.' + m)\n"
+def loading(modules, suspects):
+    "Code that imports modules, and prints which of the suspects are loaded then, if any."
+    return (f"import importlib, sys\nfor m in {[*modules]}:\n    importlib.import_module('synthnb.' + m)\n"
             f"    found = sorted({suspects} & set(sys.modules))\n    if found: print(m, found); break")
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_light_modules_import_no_torch():
-    assert loaded(LIGHT, {"torch", "torchvision", "diffusers", "timm"}) == ""
+    code = loading(LIGHT, {"torch", "torchvision", "diffusers", "timm"})
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def test_run_time_needs_no_development_package():
+    "In a process forked from one that has imported; that one loads nothing else either."
     nothing([f"{p.relative_to(ROOT)}:{line} {name}" for p in SOURCES for line, name in imported(p)
         if name.split(".")[0] in DEVELOPMENT])
-    assert loaded(list(map(module, SOURCES)), DEVELOPMENT) == ""
+    start_fork_server()
+    with Kernel(dict(os.environ)) as kernel: said = [*kernel.execute(loading(map(module, SOURCES), DEVELOPMENT))]
+    assert [message["msg_type"] for message in said] == ["execute_input"], said
 
 
 def test_run_time_imports_are_declared():
@@ -295,29 +301,35 @@ def test_requirements_are_names_and_versions():
 
 # ---- stage versions: a result's key must change when the code behind it does
 
-def test_changed_stages_have_a_new_version():
-    recorded, now = json.loads(stage_code.RECORD.read_text()), stage_code.now()
+@pytest.fixture(scope="module")
+def now(): return stage_code.now()
+
+
+def test_changed_stages_have_a_new_version(now):
+    recorded = json.loads(stage_code.RECORD.read_text())
     changed = sorted(kind for kind in now.keys() & recorded if now[kind] != recorded[kind]
                      and now[kind]["version"] == recorded[kind]["version"])
     nothing(changed, "the code behind these stages changed, their versions did not: give them new versions in STAGES "
-                     "(nbs/lab/00_artefacts.ipynb), so that old artefacts are made again; where no result changes, "
-                     "leave the version. Then record with `make stages`")
+                     "(nbs/artefacts/01_artefact.ipynb), so that old artefacts are made again; where no result "
+                     "changes, leave the version. Then record with `make stages`")
     assert recorded == now, "stages are new, gone or have a new version: record them with `make stages`"
 
 
 @pytest.mark.parametrize("module, old, new, stages", [
-    ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >", "judge rows weights"),
+    ("learn.metrics", "if len(y) == 0 or k >=", "if len(y) == 0 or k >",
+        "judge, measure outcomes, measure pool, weights"),
     ("generate.pool", "rng.integers(0, 256,", "rng.integers(0, 255,", "shard"),
-    ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "rows"),
+    ("learn.diversity", "np.linalg.eigvalsh(gram / len(u))", "np.linalg.eigvalsh(gram)", "measure diversity"),
     ("learn.train", '"Train to the end,', '"Train until the end,', ""),
-    ("lab.stages", '"dataset": make_dataset,', '"dataset": make_dataset, "more": make_dataset,', ""),
-    ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge rows"),
+    ("artefacts.artefact", 'STAGES = {', 'STAGES = {"more": Stage(1, "synthnb.data.splits:make_splits"),', ""),
+    ("learn.measures", 'MEASURES = {', 'MEASURES = {"more": Measure(1, (), "synthnb.learn.measures:batches"),', ""),
+    ("base.options", "return Recipe(width=self.width,", "return Recipe(width=2 * self.width,", "judge, measure pool"),
 ])
-def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, tmp_path):
+def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, stages, now, tmp_path):
     package = shutil.copytree(ROOT / "synthnb", tmp_path / "synthnb", ignore=shutil.ignore_patterns("__pycache__"))
     file = package / f"{module.replace('.', '/')}.py"
     text = file.read_text()
     assert text.count(old) == 1
     file.write_text(text.replace(old, new))
-    before, after = stage_code.now(), stage_code.now(package)
-    assert [kind for kind in before if before[kind] != after[kind]] == stages.split()
+    after = stage_code.now(package)
+    assert [kind for kind in now if now[kind] != after[kind]] == list(filter(None, stages.split(", ")))

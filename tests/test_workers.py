@@ -7,9 +7,9 @@ import time
 
 import psutil
 import pytest
-from runs import ON, by_hand, counting, end, finish, journal, of_pair, results, run, start, synthnb, until
+from runs import ON, Forked, by_hand, command, counting, end, finish, journal, of_pair, results, run, start, until
 
-from synthnb.base.store import Store
+from synthnb.artefacts.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
 
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
@@ -31,7 +31,8 @@ def said(process, text):
 
 def test_four_workers_started_by_hand_in_other_folders_give_the_same_results(study, undisturbed, hand, tmp_path):
     hand.scheduler()
-    for words in ((), (), ("--no-nanny", "--nthreads", "3"), ("--name", "four")): hand.worker(*words)
+    hand.worker(forked=False)  # the command itself
+    for words in ((), ("--no-nanny", "--nthreads", "3"), ("--name", "four")): hand.worker(*words)
     store = tmp_path / "store"
     out, _ = run(study, store, "--scheduler", hand.address)
     assert results(study, store) == undisturbed["results"] and max(journal(store).values()) == 1
@@ -62,21 +63,21 @@ def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, t
 
 def test_workers_that_cannot_do_it_are_refused_by_name(study, hand, tmp_path):
     gone = "tcp://127.0.0.1:1"
-    waits = start(study, tmp_path / "nowhere", "--scheduler", gone)  # ten seconds
+    waits = Forked("run", study, *ON, "--scheduler", gone, home=tmp_path / "nowhere")  # ten seconds
     hand.scheduler()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "stranger.py").write_text(STRANGER)
     hand.worker("--preload", str(tmp_path / "other" / "stranger.py"))
     hand.worker()
     hand.joined(2)
-    _, err = finish(start(study, tmp_path / "store", "--scheduler", hand.address), 2)
+    _, err = run(study, tmp_path / "store", "--scheduler", hand.address, code=2)
     assert ("synthnb: worker tcp://127.0.0.1:" in err and "has synthnb's code other, the driver has" in err
         and len(err.splitlines()) == 1)
-    _, err = finish(start(study, tmp_path / "store", "--scheduler", hand.address, "--set", "device=cuda"), 2)
+    _, err = run(study, tmp_path / "store", "--scheduler", hand.address, "--set", "device=cuda", code=2)
     assert "no worker of this cluster offers a GPU" in err and "--set device=cpu" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "store" / "runs").exists(), "nothing was begun"
     _, err = finish(
-        synthnb("run", study, *ON, "--set", "device=cuda", home=tmp_path / "store", env={"CUDA_VISIBLE_DEVICES": ""}),
+        Forked("run", study, *ON, "--set", "device=cuda", home=tmp_path / "store", env={"CUDA_VISIBLE_DEVICES": ""}),
         2)
     assert "this machine has no GPU; allowed: --set device=cpu" in err and len(err.splitlines()) == 1
     _, err = finish(waits, 2)
@@ -88,9 +89,9 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
     store = tmp_path / "store"
     process = start(pair, store, "--scheduler", hand.address, env=counting())
     said(process, f"waiting: no worker is connected to {hand.address}")
-    out, _ = finish(synthnb("status", home=store))
+    out = command("status", home=store).stdout
     assert "waiting: no worker is connected to" in out and "not running" not in out
-    first = hand.worker()
+    first = hand.worker(forked=False)  # the command itself
     until(lambda: (store / "journal.txt").exists(), process)
     end(first)
     said(process, "waiting: no worker")
@@ -104,9 +105,9 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
 def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, undisturbed, hand, tmp_path):
     scheduler, store = hand.scheduler(), tmp_path / "store"
     for _ in range(2): hand.worker()
-    process = start(pair, store, "--scheduler", hand.address)
+    process = Forked("run", pair, *ON, "--scheduler", hand.address, home=store)
     until(lambda: sum(key.startswith("generator-") for key in Store(store).keys()), process)
-    scheduler.send_signal(signal.SIGKILL)
+    os.kill(scheduler.pid, signal.SIGKILL)
     began = time.monotonic()
     _, err = finish(process, 3)
     assert time.monotonic() - began < 30 and "Traceback" not in err
@@ -131,5 +132,5 @@ def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    out, _ = finish(synthnb("status", home=tmp_path / "store"))
+    out = command("status", home=tmp_path / "store").stdout
     assert "; not running; " in out

@@ -36,6 +36,9 @@ from transformers import (
     T5Tokenizer,
 )
 
+from synthnb.data.worlds import embedded_world
+from synthnb.lab.cell import make_cells
+
 WORDS = [*string.ascii_lowercase, *(letter + "</w>" for letter in string.ascii_lowercase), ",</w>", "<|startoftext|>",
     "<|endoftext|>"]
 LENGTH = 24  # tokens of a prompt
@@ -177,3 +180,8 @@ def saved(make, folder, seed=0):
         made = make()
     for part in made if isinstance(made, tuple) else (made,): part.save_pretrained(folder)
     return str(folder)
+
+
+def cell_of(setting, seeds, store):
+    "An arm on digits."
+    return make_cells("new", "digits", {"arm": setting}, {"arm": embedded_world("digits")}, seeds, store)["arm"]

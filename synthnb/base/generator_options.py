@@ -62,6 +62,9 @@ class Internal(Spec):
     shard: int = Field(64, ge=1)  # images per shard
     trained: ClassVar[bool] = True
     sees_real: ClassVar[bool] = False
+    # options that its weights do not depend on: arms that vary them share one training
+    sampling: ClassVar[dict[str, Any]] = {
+        "guidance": True, "sampling_steps": True, "shard": True, "process": {"sampler"}}
     external_option: ClassVar[str] = ""
 
     @field_validator("process", mode="before")
@@ -216,7 +219,8 @@ class Img2Img(Text2Img):
     kind: Literal["img2img"] = "img2img"
     strength: float = Field(0.75, gt=0, le=1)  # int(steps x strength) steps are run; 1 keeps nothing of the source
     sources: float = Field(1.0, gt=0, le=1)  # share of the base set used as sources, equally many per class
-    source_score: Annotated[str, name_or_plugin("random", "random")] = "random"  # or module:function: highest scores
+    # the highest scores; a score of `learn.filters.SCORES`, or module:function
+    source_score: Annotated[str, name_or_plugin("[a-z][a-z0-9_]*", "random")] = "random"
     source_options: dict[str, Any] = {}  # arguments of a plugin score, beside images and labels
     sees_real: ClassVar[bool] = True
 
@@ -232,7 +236,7 @@ class Img2Img(Text2Img):
     def _score_has_effect(self):
         if self.source_options and not is_plugin(self.source_score):
             raise ValueError("source_options belong to a score of one's own; random has none")
-        if is_plugin(self.source_score) and self.sources == 1:
+        if self.source_score != "random" and self.sources == 1:
             raise ValueError("source_score has no effect while sources is 1: all images serve")
         return self
 

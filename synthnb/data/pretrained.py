@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALLOWED', 'SAFE_SUFFIXES', 'PICKLE_SUFFIXES', 'local_folder', 'absolute_model', 'pickles_allowed', 'components',
-           'model_identity', 'check_unchanged', 'not_loadable', 'model_label', 'scheduler_names', 'check_scheduler']
+           'model_identity', 'check_unchanged', 'file_identity', 'check_file', 'not_loadable', 'model_label',
+           'scheduler_names', 'check_scheduler']
 
 # %% ../../nbs/data/08_pretrained.ipynb #856a9398
 import difflib
@@ -102,6 +103,23 @@ def check_unchanged(
     "Raise BadInput if a model's content has changed since it was planned."
     if model_identity(name, revision, index, what) != known:
         raise BadInput(f"{what} {name!r} has changed since this was planned; run it again")
+
+def file_identity(
+    path: str,  # a file of weights
+    what: str,  # the option's name, for errors
+) -> dict[str, Any]:  # JSON: sha256; BadInput where there is no such file
+    "Return the identity of a file of weights, which replaces its path in cache keys."
+    file = Path(path)
+    if not file.is_file(): raise BadInput(f"{what}: there is no file {path}")
+    return {"sha256": content_hash(file.parent, [file.name], store_root() / HASH_CACHE)}
+
+def check_file(
+    path: str,  # a file of weights
+    known: dict[str, Any],  # from `file_identity`, as planned
+) -> None:
+    "Raise BadInput if a file has changed since it was planned."
+    if file_identity(path, "phases") != known:
+        raise BadInput(f"{path} has changed since this was planned; run it again")
 
 def not_loadable(
     error: Exception,  # from the libraries, the network or the disk

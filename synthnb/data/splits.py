@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['file_order_split', 'stratified_order', 'first_per_class', 'select_classes', 'assign_splits', 'subsample_classes',
-           'keep_copies_together', 'resolve_leakage']
+           'keep_copies_together', 'resolve_leakage', 'make_splits', 'base_set', 'base_images']
 
 # %% ../../nbs/data/05_splits.ipynb #ea9c3c97
 import numpy as np
 import pandas as pd
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.stages import fetch
+from ..artefacts.store import Store
 from ..base.errors import BadInput, suggest
 from ..base.options import Images
 from ..base.random_streams import rng
 from .class_folders import Listing, Record, shorten
-from .datasets import SPLITS
+from .datasets import SPLITS, Dataset, load_dataset
 
 # %% ../../nbs/data/05_splits.ipynb #979a876c
 def file_order_split(
@@ -162,3 +165,30 @@ def resolve_leakage(
     if images.duplicates == "allow": return table, [f"{message}, allowed ({shorten(pairs)})"]
     kept = table[table.split == split.transform("max")]
     return kept, [f"{message}, {len(table) - len(kept)} copies dropped ({shorten(pairs)})"]
+
+# %% ../../nbs/data/05_splits.ipynb #f56c50b1
+def make_splits(
+    todo: list[Artefact],  # one of kind splits
+    store: Store,  # where to read
+) -> list[dict]:  # order: training indices; the first n * K hold n of each of the K classes
+    "Draw a seed's order of the real training images; every base set is a prefix of it."
+    dataset = load_dataset(todo[0].inputs["dataset"][0], store)
+    return [{"order": stratified_order(dataset.strata, dataset.part("train"), rng("subset", todo[0].seed))}]
+
+def base_set(
+    artefact: Artefact,  # with dataset and splits among its inputs
+    per_class: int,  # real images a class
+    store: Store,  # where to read
+) -> tuple[Dataset, np.ndarray]:  # the data set, indices of the real images
+    "Load the data set and select the first real images of a seed's order."
+    dataset = load_dataset(artefact.inputs["dataset"][0], store)
+    order = fetch(artefact.inputs["splits"][0], store)["order"]
+    return dataset, first_per_class(order, dataset.strata, per_class, len(dataset.classes))
+
+def base_images(
+    artefact: Artefact,  # with dataset and splits among its inputs, and `base` in its spec
+    store: Store,  # where to read
+) -> dict[str, np.ndarray]:  # real_x, real_y; real_index: which images of the data set these are
+    "Return the seed's real base set as keyword arguments for generators and scores."
+    dataset, base = base_set(artefact, artefact.spec["base"], store)
+    return {"real_x": dataset.x[base], "real_y": dataset.y[base], "real_index": base}

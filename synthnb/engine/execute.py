@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..base.errors import BadInput, suggest
-from ..base.store import DiskFull, raising_disk_full
+from ..artefacts.store import DiskFull, raising_disk_full
 from .kernels import Kernel
 from .plan import format_duration
 

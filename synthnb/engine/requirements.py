@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..artefacts.artefact import Artefact
 from ..base.errors import BadInput
 from ..data.datasets import Shape
 from ..data.pretrained import components
-from ..lab.artefacts import Artefact
 
 # %% ../../nbs/engine/00_requirements.ipynb #b3f18654
 def _has_weights(
@@ -93,7 +93,7 @@ def _missing_models(
     artefacts: Iterable[Artefact],  # missing
 ) -> list[str]:  # names, sorted
     "List the models of the hub that are needed and not cached."
-    index = {"shard": "model_index.json", "generator": "model_index.json"}  # pipelines; all others are single models
+    index = {"shard": "model_index.json", "adapter": "model_index.json"}  # pipelines; all others are single models
     known = {(a.spec["known"]["hub"], a.spec["known"]["revision"], index.get(a.kind, "config.json")) for a in artefacts
         if "hub" in a.spec.get("known", ())}
     return sorted({name for name, revision, file in known if not is_cached(name, revision, file)})

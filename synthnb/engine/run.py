@@ -25,7 +25,7 @@ from typing import Any
 
 from ..base.errors import BadInput
 from ..base.plugins import add_module_folders, module_folders
-from ..base.store import Damaged, DiskFull, Store, is_locked, locked, raising_disk_full
+from ..artefacts.store import Damaged, DiskFull, Store, is_locked, locked, raising_disk_full
 from .execute import error_line
 from .plan import (
     Job, driver_file, format_duration, measured_costs, missing_jobs, parameters, ready_jobs, seconds_of, time_left)
@@ -181,14 +181,21 @@ class Dispatcher:
         for job in ready_jobs(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
             failed = next((self.labels[need] for need in job.depends_on if self.errors[need]), None)
-            # a notebook does the seeds that it can do
-            if failed and job.kind != "notebook": self._finish(job, f"needs {failed}, which failed")
+            if failed and not self._can_do_some(job): self._finish(job, f"needs {failed}, which failed")
             elif free[gpu] > 0:
                 free[gpu] -= 1
                 self._submit(job, gpu, there[gpu])
         if any(there[took] for _, took in self.out.values()) or not self.out and not self.waiting: return None
         kind = "with a GPU " if there[False] else "without a GPU " if there[True] else ""
         return f"waiting: no worker {kind}is connected to {self.client.scheduler.address}"
+
+    def _can_do_some(
+        self,
+        job: Job,  # one of whose needs has failed, perhaps for some seeds only
+    ) -> bool:
+        "Whether a notebook, or a group of artefacts of which some have their inputs, has something to do."
+        has = self.experiment.store.has
+        return job.kind == "notebook" or any(all(has(a.key) for a in artefact.needs()) for artefact in job.target)
 
     def _submit(
         self,
@@ -251,7 +258,7 @@ def discard_damaged(
 ) -> list[str]:  # keys of the damaged artefacts that were thrown away
     "Verify the checksums of all existing artefacts and discard the damaged ones."
     bad = []
-    for key in dict.fromkeys(a.key for *_, a in experiment.walk() if experiment.store.has(a.key)):
+    for key in filter(experiment.store.has, experiment.artefacts):
         try: experiment.store.check(key)
         except Damaged as e:
             print(f"damaged, made again: {e}", file=sys.stderr)
@@ -344,7 +351,7 @@ def _needed_keys(
     store: Store,  # whose runs
 ) -> set[str]:  # keys
     "What the remembered runs would ask for today."
-    return {a.key for experiment in recorded_experiments(store) for *_, a in experiment.walk()}
+    return {key for experiment in recorded_experiments(store) for key in experiment.artefacts}
 
 def unneeded_artefacts(
     store: Store,  # where to look

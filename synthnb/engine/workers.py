@@ -25,15 +25,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.stages import ensure_each, record_failure
 from ..base.environment import ROOT, one_thread
 from ..base.errors import BadInput
 from ..base.plugins import add_module_folders
-from ..base.store import DiskFull, Store, raising_disk_full
+from ..artefacts.store import DiskFull, Store, raising_disk_full
 from .execute import error_line, execute_notebook
 from .kernels import start_fork_server
 from .plan import IN_NOTEBOOK, SOFT_DEPENDENCIES, TEMPLATE, Job, format_duration
-from ..lab.artefacts import Artefact
-from ..lab.stages import ensure, record_failure
 
 # %% ../../nbs/engine/04_workers.ipynb #aa7f896d
 @dataclass(frozen=True)
@@ -84,36 +84,38 @@ def incompatibility(
 
 # %% ../../nbs/engine/04_workers.ipynb #b755e918
 def _abort_note(
-    artefact: Artefact,  # what took too long
+    artefact: Artefact,  # the first of the job that took too long
     context: RunContext,  # of this run
 ) -> Path:  # there once this run gave up
     "Return the file in which a run notes that an artefact exceeded the time limit."
     return Store(context.root).partial(artefact.key) / f"given-up-{context.token}"
 
 def _abort(
-    artefact: Artefact,  # what takes too long
+    group: tuple[Artefact, ...],  # what takes too long
     context: RunContext,  # of this run
 ) -> None:
     "Record the timeout, then kill this process and its children."
     import psutil
     error = TimeoutError(f"took longer than the time limit of {format_duration(context.limit)}")
-    record_failure(artefact, Store(context.root), error)
+    store = Store(context.root)
+    for artefact in group:
+        if not store.has(artefact.key): record_failure(artefact, store, error)
     # on a full disk the end comes all the same
-    with suppress(OSError): _abort_note(artefact, context).write_text(error_line(error))
+    with suppress(OSError): _abort_note(group[0], context).write_text(error_line(error))
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error): child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
 
 @contextmanager
 def _time_limit(
-    artefact: Artefact,  # what is to be made
+    group: tuple[Artefact, ...],  # what is to be made
     context: RunContext,  # of this run
 ) -> Iterator[None]:
     "Abort when the time limit is exceeded."
     if context.limit is None:
         yield
         return
-    timer = threading.Timer(context.limit, _abort, (artefact, context))
+    timer = threading.Timer(context.limit, _abort, (group, context))
     timer.daemon = True
     timer.start()
     try: yield
@@ -121,18 +123,22 @@ def _time_limit(
 
 # %% ../../nbs/engine/04_workers.ipynb #22263255
 def make_task(
-    job: Job,  # a shared artefact
+    job: Job,  # shared artefacts of one kind and spec
     context: RunContext,  # of this run
 ) -> dict[str, Any]:  # error: None on success; incompatible: this worker's address, where it must not be used
-    "Make one artefact on a worker; DiskFull ends the run."
+    "Make a group of artefacts on a worker, those whose inputs are there; DiskFull ends the run."
     if (why := incompatibility(context)): return _incompatible_result(why)
-    store, note = Store(context.root), _abort_note(job.target, context)
-    if note.exists() and not store.has(job.target.key): return {"error": note.read_text()}
+    store, note = Store(context.root), _abort_note(job.target[0], context)
+    missing = [a for a in job.target if not store.has(a.key)]
+    if missing and note.exists(): return {"error": note.read_text()}
+    # of several seeds those that can be made; one alone is tried, and says itself what is missing
+    ready = [a for a in missing if len(job.target) == 1 or all(store.has(needed.key) for needed in a.needs())]
     try:
-        with _time_limit(job.target, context): ensure([job.target], store)
+        with _time_limit(job.target, context): failed = ensure_each(ready, store)
     except DiskFull: raise
     except Exception as e: return {"error": error_line(e)}  # the traceback lies beside the artefact's checkpoint
-    return {"error": None}
+    if failed: return {"error": error_line(next(iter(failed.values())))}
+    return {"error": "its inputs are missing" if len(ready) < len(missing) else None}
 
 def notebook_task(
     job: Job,  # an arm's cell
@@ -143,19 +149,18 @@ def notebook_task(
     if (why := incompatibility(context)): return _incompatible_result(why)
     store, cell, error = Store(context.root), job.target, None
     ready = [s for s in cell.seeds
-        if all(store.has(a.key) for a in cell.artefacts(s).values() if a.kind not in IN_NOTEBOOK + SOFT_DEPENDENCIES)]
+        if all(store.has(key) or key in job.own or a.kind in SOFT_DEPENDENCIES for key, a in cell.artefacts(s).items())]
     if not ready: return {"error": "its inputs are missing"}
-    if not all(store.has(cell.artefacts(s)["rows"].key) for s in ready):
+    if not all(store.has(cell.ends[s].key) for s in ready):
         # failures of an earlier run
-        for _, artefact in _missing_artefacts(cell, store):
-            (store.partial(artefact.key) / "failure.txt").unlink(missing_ok=True)
+        for key in job.own: (store.partial(key) / "failure.txt").unlink(missing_ok=True)
         env = {"SYNTHNB_HOME": context.root}  # where the kernel looks for the store
         try: execute_notebook(TEMPLATE, cell.notebook, parameters | {"seeds": list(ready)}, context.limit, env)
         except DiskFull: raise
         except Exception as e:
             error = error_line(e)
             record_job_failure(job, store, e, ready)
-    missing = [s for s in cell.seeds if not store.has(cell.artefacts(s)["rows"].key)]
+    missing = [s for s in cell.seeds if not store.has(cell.ends[s].key)]
     return {"error": error or (f"no result for seed {', '.join(map(str, missing))}" if missing else None)}
 
 def _incompatible_result(
@@ -180,7 +185,10 @@ def record_job_failure(
     seeds: list[int] | None = None,  # of a notebook, those that it should have made; all where None
 ) -> None:
     "Record a failure for every missing result that has no recorded failure of its own."
-    if job.kind != "notebook": return record_failure(job.target, store, error)
+    if job.kind != "notebook":
+        for artefact in job.target:
+            if not store.has(artefact.key): record_failure(artefact, store, error)
+        return
     lacking = [(s, a) for s, a in _missing_artefacts(job.target, store) if seeds is None or s in seeds]
     told = {s for s, a in lacking if (store.partial(a.key) / "failure.txt").exists()}
     for seed, artefact in lacking:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CAPTIONS_OPTION', 'PERTURB_OPTION', 'MODEL_PREFIX', 'PASSES', 'MAX_CAPTION', 'SYNONYMS', 'captioner_identity',
            'clean_caption', 'caption_images', 'other_classes_named', 'is_valid_perturbation', 'perturb_captions',
-           'instruction_text']
+           'instruction_text', 'make_captions', 'make_perturbed', 'base_captions']
 
 # %% ../../nbs/generate/02_captions.ipynb #a45ad511
 import json
@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.stages import fetch
+from ..artefacts.store import Store
 from ..base.errors import BadInput
 from ..base.generator_options import Captions, Perturb
 from ..base.keys import canonical
@@ -24,7 +27,9 @@ from ..base.options import Encoder
 from ..base.plugins import call_with, code_hash, load
 from ..base.random_streams import rng, seed
 from ..base.validation import is_plugin
+from ..data.datasets import load_dataset
 from ..data.pretrained import check_unchanged, model_identity
+from ..data.splits import base_set
 from .prompts import ATTRIBUTES, TEMPLATE, fill_template, join_attributes, readable_name
 
 # %% ../../nbs/generate/02_captions.ipynb #7802f8e8
@@ -332,3 +337,50 @@ def _perturb_by_plugin(
     raise BadInput(
         f"generator.captions.perturb.by {spec.by!r} did not return {len(captions)} lists, one a caption, of "
         f"{spec.variants} str each")
+
+# %% ../../nbs/generate/02_captions.ipynb #63c07768
+def make_captions(
+    todo: list[Artefact],  # one of kind captions
+    store: Store,  # where to read
+) -> list[dict]:  # captions: DataFrame[image, caption, raw]; image is an index into the data set
+    "Caption the real training images."
+    captions, dataset = todo[0], load_dataset(todo[0].inputs["dataset"][0], store)
+    train, known = dataset.part("train"), captions.spec["known"]
+    spec = Captions(**_captioner_options(captions) | captions.spec["captions"])
+    encoder = Encoder(model=captions.place, revision=known.get("revision")) if spec.by == "clip" else None
+    described = caption_images(spec, dataset.x[train], dataset.y[train], classes=dataset.classes, known=known,
+        encoder=encoder)
+    return [{"captions": described.assign(image=train)[["image", "caption", "raw"]]}]
+
+def make_perturbed(
+    todo: list[Artefact],  # one of kind perturbed
+    store: Store,  # where to read
+) -> list[dict]:  # captions: DataFrame[image, variant, caption, raw, how]
+    "Perturb the captions of a seed's real base set."
+    artefact, spec = todo[0], todo[0].spec
+    dataset, base = base_set(artefact, spec["base"], store)
+    originals = [texts[0] for texts in base_captions(artefact, base, store)]
+    options, identity = (
+        Perturb(**_captioner_options(artefact) | spec["perturb"]),
+        {"known": spec["known"], "seed": artefact.seed, "attributes": spec["attributes"]})
+    perturbed = perturb_captions(options, originals, dataset.y[base], classes=dataset.classes, **identity)
+    return [{"captions": perturbed.assign(image=base[perturbed.source])[["image", "variant", "caption", "raw", "how"]]}]
+
+def _captioner_options(
+    artefact: Artefact,  # captions or perturbed captions
+) -> dict[str, str | None]:  # `by` and `revision` as the user wrote them, with the absolute path of a folder
+    "Return the options that name the captioner."
+    by = artefact.spec["by"]
+    if by != "transformers": return {"by": by}
+    return {"by": f"transformers:{artefact.place}", "revision": artefact.spec["known"].get("revision")}
+
+def base_captions(
+    artefact: Artefact,  # with or without captions or perturbed captions among its inputs
+    base: np.ndarray,  # indices of the real base set
+    store: Store,  # where to read
+) -> list[list[str]] | None:  # captions of each image of the base set; None without captions
+    "Read the captions of the real base set, perturbed ones if there are any."
+    captions = next((artefact.inputs[kind][0] for kind in ("perturbed", "captions") if kind in artefact.inputs), None)
+    if captions is None: return None
+    by_image = fetch(captions, store, "captions")["captions"].groupby("image").caption.agg(list)
+    return by_image[base].tolist()

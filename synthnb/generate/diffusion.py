@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULE', 'Network', 'SAMPLERS', 'PROCESSES', 'unet', 'new_unet', 'DdpmProcess', 'EdmProcess', 'dpm_2m', 'heun',
-           'process_of', 'to_signal', 'to_images', 'loss_at', 'fit_generator', 'guided_prediction', 'sample']
+           'process_of', 'to_signal', 'to_images', 'loss_at', 'fit_generator', 'guided_prediction', 'sample',
+           'make_generator']
 
 # %% ../../nbs/generate/05_diffusion.ipynb #62777645
 import math
@@ -20,9 +21,12 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, EDMDPMSolverMultistepScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.store import Store
 from ..base import random_streams
 from ..base.errors import BadInput
 from ..base.generator_options import Ddpm, Edm, Internal
+from ..data.splits import base_set
 from .pool import provenance
 from ..learn.models import current_device
 from ..learn.train import adamw, cosine_lr, fit, optimiser_state, optimiser_step
@@ -280,3 +284,15 @@ def sample(
     x = process_of(spec).denoise(lambda x, t: guided_prediction(net, x, t, labels, spec.guidance), noise,
         spec.sampling_steps)
     return to_images(x), provenance(y, classes)
+
+# %% ../../nbs/generate/05_diffusion.ipynb #920194c7
+def make_generator(
+    todo: list[Artefact],  # one of kind generator
+    store: Store,  # where to read
+) -> list[dict]:  # weights; log
+    "Train a generator on the seed's real base set only."
+    generator, spec = todo[0], todo[0].spec
+    dataset, base = base_set(generator, spec["base"], store)
+    options = Internal(**spec["generator"], guidance=1)  # without what sampling alone reads
+    return [fit_generator(options, dataset.x[base], dataset.y[base], dataset.classes, generator.seed,
+        store.partial(generator.key))]

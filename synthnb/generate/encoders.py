@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTION', 'BATCH', 'network_dtype', 'load_network', 'model_name', 'Clip', 'load_clip', 'image_sizes', 'preprocess',
-           'image_features', 'text_features']
+           'image_features', 'text_features', 'make_features']
 
 # %% ../../nbs/generate/00_encoders.ipynb #ac943a69
 import json
@@ -20,12 +20,16 @@ import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 from transformers.utils import cached_file
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.stages import fetch
+from ..artefacts.store import Store
 from ..base.errors import BadInput
 from ..base.keys import canonical
 from ..base.options import Encoder
 from ..data.images import resize
 from ..data.pretrained import (
     check_unchanged, components, local_folder, model_label, not_loadable, pickles_allowed)
+from ..data.splits import base_images
 from ..learn.models import current_device
 
 transformers.utils.logging.disable_progress_bar()  # a log file would keep every update of it
@@ -166,3 +170,18 @@ def _unit_features(
     "Concatenate features and scale them to length 1, in float32."
     if not features: return np.empty((0, clip.net.config.projection_dim), np.float32)
     return F.normalize(torch.cat(features).float(), dim=-1).cpu().numpy()
+
+# %% ../../nbs/generate/00_encoders.ipynb #0c97d462
+def make_features(
+    todo: list[Artefact],  # one of kind features
+    store: Store,  # where to read
+) -> list[dict]:  # features: float32 (n, d), unit length, one row for each image
+    "Compute the CLIP embeddings of the images or prompts of a shard or, where no shard is an input, of the base set."
+    features, inputs = todo[0], todo[0].inputs
+    clip = load_clip(Encoder(model=features.place, revision=features.spec["known"].get("revision")),
+        features.spec["known"])
+    if features.spec["of"] == "prompts":
+        prompts = fetch(inputs["shard"][0], store, "provenance")["provenance"].prompt
+        return [{"features": text_features(clip, prompts.tolist())}]
+    x = fetch(inputs["shard"][0], store, "x")["x"] if "shard" in inputs else base_images(features, store)["real_x"]
+    return [{"features": image_features(clip, x)}]

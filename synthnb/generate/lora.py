@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREDICTIONS', 'B_SUFFIX', 'unsupported_reason', 'training_schedule', 'check_modules', 'min_snr_weights',
            'weighted_loss', 'LatentDataset', 'encode_latents', 'encode_unique_prompts', 'predict_noise', 'loss_at',
-           'with_new_adapter', 'export_adapter', 'gradient_clipping_hook', 'fit_adapter']
+           'with_new_adapter', 'export_adapter', 'gradient_clipping_hook', 'fit_adapter', 'make_adapter']
 
 # %% ../../nbs/generate/07_lora.ipynb #49f12f7e
 import re
@@ -22,12 +22,16 @@ from diffusers.training_utils import cast_training_params, compute_snr
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from ..artefacts.artefact import Artefact
+from ..artefacts.store import Store
 from ..base import random_streams
 from ..base.errors import BadInput, suggest
-from ..base.generator_options import Lora, Text2Img
+from ..base.generator_options import Captions, Lora, Text2Img
 from ..data.images import resize
+from ..data.splits import base_set
+from .captions import base_captions
 from .diffusion import to_signal
-from .pipelines import ADAPTER, LoadedPipeline, encode_prompts, image_side, load_pipeline
+from .pipelines import ADAPTER, LoadedPipeline, build_prompts, encode_prompts, image_side, load_pipeline
 from ..learn.train import adamw, cosine_lr, fit, optimiser_state, optimiser_step
 
 # %% ../../nbs/generate/07_lora.ipynb #421f7f31
@@ -252,3 +256,18 @@ def fit_adapter(
         live = adapter | optimiser_state(optimiser) | {"loss_scale": scale}
         fitted = fit(step, [live], lora.steps, names=[f"adapter of seed {seed}"], folders=[folder], every=every)
         return {"pytorch_lora_weights": export_adapter(loaded.pipe, lora), "log": fitted.logs[0]}
+
+# %% ../../nbs/generate/07_lora.ipynb #abfd9cc9
+def make_adapter(
+    todo: list[Artefact],  # one of kind adapter
+    store: Store,  # where to read
+) -> list[dict]:  # pytorch_lora_weights, log
+    "Train a LoRA adapter for a text-to-image pipeline on the seed's real base set only."
+    adapter, spec = todo[0], todo[0].spec
+    dataset, base = base_set(adapter, spec["base"], store)
+    x, y, captions = dataset.x[base], dataset.y[base], base_captions(adapter, base, store)
+    options = ({name: spec[name] for name in ("prompt", "size", "precision", "lora")}
+        | {"captions": Captions() if captions else None})
+    generator = Text2Img(model=adapter.place, revision=spec["known"].get("revision"), **options)
+    prompts = build_prompts(generator, y, dataset.classes, [texts[0] for texts in captions] if captions else None)
+    return [fit_adapter(generator, x, y, prompts, adapter.seed, store.partial(adapter.key), known=spec["known"])]

@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.environment import ROOT
-from ..base.errors import BadInput
+from ..base.errors import BadInput, suggest
 from ..base.keys import digest
-from ..base.store import Store
+from ..artefacts.store import Store
 from ..engine.plan import Overview, Plan, overview, plan, status
 from ..engine.run import run
 from ..lab.cell import Cell
+from ..lab.graph import draw_graph
 from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
+from ..lab.views import figure_image
+from ..learn.metrics import METRICS, TABLES
 from ..report.pages import write_index, write_report
 from ..report.published import compare_published, publish_report, staleness
 
-if TYPE_CHECKING: import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import Image
 
 # %% ../../nbs/interface/00_api.ipynb #859c972c
 class Study:
@@ -60,6 +65,17 @@ class Study:
         "Make what is missing and write the report."
         return run_all([self], workers, scheduler, limit)[0]
 
+    def graph(
+        self,
+        arm: str | None = None,  # the first arm of the first contrast where None
+        seed: int | None = None,  # the first where None
+    ) -> "Image":  # displays itself in a notebook
+        "Draw what one seed of an arm is made from; nothing is made."
+        contrasts = self.experiment.spec.contrasts
+        arm = arm or (contrasts[0][0] if contrasts else next(iter(self.cells)))
+        if arm not in self.cells: raise BadInput(f"unknown arm {arm!r}; {suggest(arm, self.cells)}")
+        return figure_image(*draw_graph(self.experiment, arm, seed))
+
     def overview(self) -> Overview:  # share done, time left, running drivers
         "Return the progress of the study."
         return overview(self.experiment)
@@ -72,14 +88,17 @@ class Study:
         "Return the finished rows."
         return self.experiment.rows()
 
-    def table(self) -> "pd.DataFrame":  # one row for each arm: mean ± std (n) in %, gap in points
-        "Return accuracy and train/val gap of each arm, in percent."
+    def table(self) -> "pd.DataFrame":  # one row for each arm: mean ± std (n); shares in %, differences in points
+        "Return the lead metric of each arm, then the others that the study asks for and the train/val gap."
         import pandas as pd
         lead = self.experiment.lead
-        top, gap = self.experiment.values(), self.experiment.values("gap", "train")
-        rows = [{"arm": arm, f"{lead} %": format_summary(summary(top[arm])),
-            "train - val": format_summary(summary(gap[arm]))} for arm in self.cells if top[arm]]
-        return pd.DataFrame(rows)
+        names = dict.fromkeys([lead, *self.experiment.spec.metrics, *TABLES["short"]])
+        found = {name: self.experiment.values(name) for name in names}
+        heads = {name: METRICS[name].label for name in names} | {lead: f"{lead} {METRICS[lead].unit}".strip()}
+        def cell(name, arm):
+            return format_summary(summary(found[name][arm]), METRICS[name].scale, METRICS[name].digits)
+        return pd.DataFrame([{"arm": arm} | {heads[name]: cell(name, arm) for name in names}
+            for arm in self.cells if found[lead][arm]])
 
     def answer(self) -> str:  # one or two sentences
         "State the first contrast with its interval, and its worth in real images."

@@ -22,7 +22,7 @@ import yaml
 from ..base.environment import ROOT, store_root
 from ..base.errors import BadInput
 from ..base.options import flat
-from ..base.store import DiskFull, Store, raising_disk_full
+from ..artefacts.store import DiskFull, Store, raising_disk_full
 from ..engine.batch_systems import SYSTEMS, job_script
 from ..engine.execute import KernelDied
 from ..engine.plan import overview, status
@@ -87,6 +87,7 @@ def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full",
     study = _open_study(name, on, seeds, scale, sets, planning=True)
     print(f"{study.experiment.spec.name} on {study.experiment.testbed.name}: {len(study.cells)} arms x "
         f"{len(study.experiment.seeds)} seeds")
+    for arm in study.experiment.controls: print(f"control: {arm!r} is added (without_controls leaves it out)")
     print(study.plan(workers))
 
 @app.command("run")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'GRID', 'BLUE', 'ORANGE', 'GREY', 'DARK', 'STYLE', 'THUMB', 'figure_html', 'seeds_figure', 'seeds_alt',
-           'curves_figure', 'class_sheet']
+           'curves_figure', 'curves_alt', 'curves_caption', 'class_sheet']
 
 # %% ../../nbs/report/01_figures.ipynb #a6a1885c
 import base64
@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from ..data.images import contact_sheet, resize
 from ..lab.statistics import Comparison
-from .tables import final_values, format_number
+from ..learn.metrics import METRICS, Metric
+from .tables import EXPLORATORY, final_values, heading, mark
 
 # %% ../../nbs/report/01_figures.ipynb #c4f4fd05
 INK, GRID = "#1b1f25", "#dfe2dd"  # colours that dark mode replaces
@@ -66,21 +67,22 @@ def seeds_figure(
     rows: pd.DataFrame,  # tidy rows
     arms: list[str],  # in the order of the study
     versus: dict[str, Comparison],  # arm -> its contrast, from `tables.contrast_by_arm`
+    lead: str,  # metric of the study's verdicts
 ) -> Figure:  # two panels with a common vertical axis
-    "Draw the test accuracy of every seed, and paired differences with their intervals."
-    values = final_values(rows, "test", "top1")
+    "Draw the lead metric of every seed, and paired differences with their intervals."
+    metric, values = METRICS[lead], METRICS[lead].scale * final_values(rows, lead)
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.6, 0.42 * len(arms) + 1.1), sharey=True,
             width_ratios=[1.15, 1], layout="constrained")
-        sns.swarmplot((100 * values).reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5,
+        sns.swarmplot(values.reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5,
             ax=left)
-        means = (100 * values).groupby("arm").mean().reindex(arms)
+        means = values.groupby("arm").mean().reindex(arms)
         left.scatter(means, range(len(arms)), marker="|", s=330, linewidths=2.2, color=INK, zorder=3)
         for place, arm in enumerate(arms):
-            if arm in versus: _difference(right, place, versus[arm])
+            if arm in versus: _difference(right, place, versus[arm], metric.scale)
         right.axvline(0, color=INK, linewidth=1)
-        left.set(xlabel="test top-1 %", ylabel="")
-        right.set(xlabel="difference to the reference, points", ylabel="")
+        left.set(xlabel=f"{metric.where} {metric.head}", ylabel="")
+        right.set(xlabel=f"difference to the reference, {metric.difference_unit or metric.label}", ylabel="")
         for axes in (left, right): axes.grid(axis="y", visible=False)
     return figure
 
@@ -88,23 +90,26 @@ def _difference(
     axes: plt.Axes,  # where to draw
     place: int,  # vertical position of the arm
     comparison: Comparison,  # one contrast
+    scale: float,  # 100 for points
 ) -> None:
     "Draw one contrast: the mean and the interval, and below them a dot for each seed."
-    axes.scatter(100 * np.array(comparison.differences), np.full(comparison.n, place + 0.22), s=14, color=ORANGE,
+    axes.scatter(scale * np.array(comparison.differences), np.full(comparison.n, place + 0.22), s=14, color=ORANGE,
         alpha=0.75, linewidths=0)
     if comparison.low is None: return
-    axes.plot([100 * comparison.low, 100 * comparison.high], [place, place], color=INK, linewidth=2,
+    axes.plot([scale * comparison.low, scale * comparison.high], [place, place], color=INK, linewidth=2,
         solid_capstyle="butt")
-    axes.plot(100 * comparison.difference, place, marker="D", markersize=5.5, color=INK)
+    axes.plot(scale * comparison.difference, place, marker="D", markersize=5.5, color=INK)
 
 def seeds_alt(
     rows: pd.DataFrame,  # tidy rows
     arms: list[str],  # in the order of the study
+    lead: str,  # metric of the study's verdicts
 ) -> str:  # one sentence with every mean
     "Return the text alternative of `seeds_figure`."
-    means = final_values(rows, "test", "top1").groupby("arm").mean()
-    listed = ", ".join(f"{arm} {format_number(means[arm])}" for arm in arms if arm in means)
-    left = f"Dot plot of test top-1 accuracy by arm, one dot a seed; means in percent: {listed or 'none yet'}."
+    metric, means = METRICS[lead], final_values(rows, lead).groupby("arm").mean()
+    listed = ", ".join(f"{arm} {metric.format(means[arm])}" for arm in arms if arm in means)
+    unit = {"%": " in percent", "points": " in points"}.get(metric.unit, "")
+    left = f"Dot plot of {metric.where} {metric.title} by arm, one dot a seed; means{unit}: {listed or 'none yet'}."
     return f"{left} Beside it the paired differences to the reference with their intervals."
 
 # %% ../../nbs/report/01_figures.ipynb #3c292df7
@@ -112,10 +117,12 @@ def curves_figure(
     rows: pd.DataFrame,  # tidy rows
     arms: list[str],  # in the order of the study
     reference: str,  # arm that is drawn dashed in every panel
+    metric: str,  # lead metric of the task
+    lead: str,  # metric of the study's verdicts
 ) -> Figure:  # one panel for each arm that has rows
-    "Draw validation and training accuracy over steps, with a band of one standard deviation over seeds."
-    chosen = rows[rows["slice"].isin(["val", "train"]) & (rows["metric"] == "top1")].assign(
-        percent=lambda r: 100 * r["value"])
+    "Draw a metric on validation and training images over steps, with a band of one standard deviation over seeds."
+    chosen = rows[rows["slice"].isin(["val", "train"]) & (rows["metric"] == metric)].assign(
+        shown=lambda r: METRICS[metric].scale * r["value"])
     arms = [arm for arm in arms if arm in set(chosen["arm"])]
     columns = min(5, len(arms))
     with plt.rc_context(STYLE):
@@ -128,14 +135,31 @@ def curves_figure(
                 line = chosen[(chosen["arm"] == name) & (chosen["slice"] == part)]
                 look = {
                     "color": color, "linestyle": style, "linewidth": 1.7, "errorbar": "sd" if style == "-" else None}
-                sns.lineplot(line, x="step", y="percent", ax=axes, label=_curve_label(part, style, reference), **look)
+                sns.lineplot(line, x="step", y="shown", ax=axes, label=_curve_label(part, style, reference), **look)
             axes.get_legend().remove()
             axes.set_title(arm, loc="left", fontsize=10)
-            axes.set(xlabel="step", ylabel="top-1 %")
+            axes.set(xlabel="step", ylabel=heading(metric, lead))
         for axes in grid.flat[len(arms):]: axes.remove()
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=3)
     return figure
+
+def curves_alt(
+    reference: str,  # arm that is drawn dashed
+    metric: Metric,  # lead metric of the task
+) -> str:  # one sentence
+    "Return the text alternative of `curves_figure`."
+    return (
+        f"Learning curves, one panel an arm: validation {metric.title} with a band over seeds, {metric.title} on real "
+        f"training images, and validation of {reference}.")
+
+def curves_caption(
+    metric: str,  # lead metric of the task
+    lead: str,  # metric of the study's verdicts
+) -> str:  # plain text
+    "Return the caption of `curves_figure`."
+    text = "Read on validation and training images; test images are read once, at the end."
+    return f"{text} {EXPLORATORY}" if mark(metric, lead) else text
 
 def _curve_label(
     part: str,  # slice

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .tables import ABSENT, contrast_by_arm, format_interval, format_number, summary_table
+from ..learn.metrics import ABSENT, METRICS
+from .tables import contrast_by_arm, format_interval, summary_table
 
 if TYPE_CHECKING: from synthnb.lab.study import Experiment
 
@@ -40,15 +41,16 @@ def latex_table(
     rows: pd.DataFrame,  # its rows
 ) -> str:  # LaTeX that needs the package booktabs
     "Write the table of a study in LaTeX: mean ± std, seeds, difference and interval."
-    versus = contrast_by_arm(experiment.spec, experiment.comparisons())
-    lines = [r"\begin{tabular}{lrrrl}", r"\toprule", r"arm & top-1 \% & seeds & $\Delta$ points & interval \\",
-        r"\midrule"]
-    for arm, line in summary_table(rows, experiment.spec.arms).iterrows():
-        spread = "" if pd.isna(line["std"]) else rf" $\pm$ {format_number(line['std'])}"
-        effect = ([format_number(versus[arm].difference, sign=True), format_interval(versus[arm])] if arm in versus
+    lead, versus = experiment.lead, contrast_by_arm(experiment.spec, experiment.comparisons())
+    metric = METRICS[lead]
+    heads = ["arm", metric.head, "seeds", metric.difference_head, "interval"]
+    lines = [r"\begin{tabular}{lrrrl}", r"\toprule", " & ".join(map(_escape_tex, heads)) + r" \\", r"\midrule"]
+    for arm, line in summary_table(rows, experiment.spec.arms, lead, experiment.task_lead).iterrows():
+        spread = "" if pd.isna(line["std"]) else rf" $\pm$ {metric.format(line['std'])}"
+        effect = ([metric.format_difference(versus[arm].difference), format_interval(versus[arm])] if arm in versus
             else [ABSENT, ABSENT])
         lines.append(" & ".join([
-            _escape_tex(arm), _escape_tex(format_number(line["top1"])) + spread, str(line["n"]),
+            _escape_tex(arm), _escape_tex(metric.format(line[lead])) + spread, str(line["n"]),
             *map(_escape_tex, effect)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -58,5 +60,5 @@ def _escape_tex(
     "Escape characters that are special in LaTeX."
     special = ({c: "\\" + c for c in "&%$#_{}"}
         | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"})
-    special |= {"−": "$-$", "–": "--", "…": r"\dots{}", "<": "$<$", ">": "$>$"}
+    special |= {"−": "$-$", "–": "--", "…": r"\dots{}", "<": "$<$", ">": "$>$", "Δ": r"$\Delta$"}
     return "".join(special.get(c, c) for c in text)

@@ -25,8 +25,8 @@ if TYPE_CHECKING: from synthnb.lab.study import Experiment
 ASSETS = ROOT / "data" / "report"
 TEMPLATE = ROOT / "nbs" / "templates" / "report.ipynb"
 RENDERER = (  # modules on which the page's content depends, besides the template
-    "lab/study.py", "lab/statistics.py", "report/tables.py", "report/figures.py", "report/sections.py",
-    "report/files.py", "report/pages.py")
+    "learn/metrics.py", "lab/study.py", "lab/statistics.py", "report/tables.py", "report/figures.py",
+    "report/sections.py", "report/files.py", "report/pages.py")
 
 def page_metadata(
     page: Path,  # an index.html made by `write_report`

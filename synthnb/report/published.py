@@ -59,7 +59,7 @@ def staleness(
     published = published or ROOT / "reports" / experiment.testbed.name / experiment.spec.name / "costs.csv"
     if not published.exists() or departures(experiment): return None
     with open(published, newline="", encoding="utf-8") as f: theirs = {row["key"] for row in csv.DictReader(f)}
-    mine = {artefact.key for *_, artefact in experiment.walk()}
+    mine = {*experiment.artefacts}
     if mine <= theirs: return None
     return (
         f"the published evidence is stale: {len(mine - theirs)} of its {len(mine)} artefacts have other keys today; "

@@ -33,4 +33,5 @@ study = StudySpec(
         ("real + 3x, as is", "real only"),
         ("real + 3x, adapted", "real only"),
     ),
+    without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

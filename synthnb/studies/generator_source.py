@@ -38,4 +38,5 @@ study = StudySpec(
         ("synthetic only, external", "synthetic only, renderings"),
         *((f"real + 3x, {name}", "real only") for name in SOURCES),
     ),
+    without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

@@ -31,4 +31,5 @@ study = StudySpec(
         ("synthetic only, guidance 2", "synthetic only, guidance 7.5"),
         *((f"real + 3x, guidance {w:g}", "real only") for w in SCALES),
     ),
+    without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

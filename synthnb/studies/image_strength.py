@@ -30,4 +30,5 @@ study = StudySpec(
         ("synthetic only, strength 0.9", "synthetic only, strength 0.5"),
         *((f"real + 3x, strength {s:g}", "real only") for s in STRENGTHS),
     ),
+    without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

@@ -41,4 +41,5 @@ study = StudySpec(
         ("real + 3x, class name", "real only"),
         ("real + 3x, perturbed", "real only"),
     ),
+    without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

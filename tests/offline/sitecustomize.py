@@ -1,6 +1,8 @@
 """Python reads this at start-up when its folder is on PYTHONPATH: tests and all that they start reach no other
-machine."""
+machine, and meet a file system that notices late that it is full where $FULL_LATE names a file."""
+import errno
 import ipaddress
+import os
 import socket
 
 
@@ -21,3 +23,16 @@ def _local(host):
 
 socket.socket.connect = _checked(socket.socket.connect)
 socket.socket.connect_ex = _checked(socket.socket.connect_ex)
+
+
+def _noticing_late(call, path):
+    "A call that fails like one on a full quota, where its path holds the word that $FULL_LATE's file holds now."
+    def late(*args, **how):
+        word = os.path.exists(os.environ.get("FULL_LATE", "")) and open(os.environ["FULL_LATE"]).read()
+        if word and word in str(path(*args)): raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return call(*args, **how)
+    return late
+
+
+os.fsync = _noticing_late(os.fsync, lambda fd: os.readlink(f"/proc/self/fd/{fd}"))
+os.replace = _noticing_late(os.replace, lambda source, target: target)
