@@ -16,6 +16,7 @@ from synthnb.artefacts.artefact import closure
 from synthnb.artefacts.stages import ensure, fetch
 from synthnb.artefacts.store import Store
 from synthnb.base import plugins
+from synthnb.base.errors import BadInput
 from synthnb.base.options import Setting, override
 from synthnb.engine.plan import missing_jobs
 from synthnb.lab.study import open_experiment
@@ -169,3 +170,19 @@ def test_dropping_everything_or_nothing_is_an_alias_and_said_so(tmp_path):
     assert set(journal(home).values()) == {1} and study.values()["keep 0"] == study.values()["real"]
     page = done.stdout.split("report: ")[1].splitlines()[0]
     assert "keep 0 is the same training as real" in Path(page).read_text()
+
+
+def test_phases_are_options_by_name(tmp_path):
+    phases = {"synthetic": {"mix": {"real": 0, "synthetic": 2}}, "real": {"steps": 0.5}}
+    study = {"name": "named", "question": "?", "common": {"phases": phases},
+        "arms": {"half": {}, "quarter": {"phases.real.steps": 0.25}}}
+    (tmp_path / "named.yaml").write_text(json.dumps(study))
+    opened = functools.partial(open_experiment, str(tmp_path / "named.yaml"), "digits", scale="debug",
+        store=Store(tmp_path / "store"))
+    assert opened().differences() == {"phases.real.steps": {"half": 0.5, "quarter": 0.25}}
+    slower = opened(overrides={"phases.real.lr": 0.001}).cells["half"].training(0)
+    assert slower["real"].spec["recipe"]["lr"] == 0.001 != slower["synthetic"].spec["recipe"]["lr"]
+    with pytest.raises(BadInput, match="vary 'phases.real.steps'"): opened(overrides={"phases.real.steps": 0.1})
+    (tmp_path / "named.yaml").write_text(json.dumps(study | {"common": {}, "arms": {"joint": {}, "two": {
+        "phases": phases}}}))
+    with pytest.raises(BadInput, match="vary 'phases' .two."): opened(overrides={"phases.real.steps": 0.1})

@@ -104,7 +104,8 @@ def _refuse_varied(
             k: [arm for arm, change in study.arms.items() if k in change]
             for change in study.arms.values() for k in change}
         for name, arms in varied.items():
-            if key == name or name.startswith(key + "."):
+            # phases are an arm's own, there is nothing to set before it; generators may be set and then replaced
+            if key == name or name.startswith(key + ".") or name == "phases" and key.startswith("phases."):
                 raise BadInput(
                     f"--set {key}: the arms of {study.name} vary {name!r} ({', '.join(arms)}); set something else, or "
                     f"write a study of your own")
