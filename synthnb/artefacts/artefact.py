@@ -55,7 +55,9 @@ class Artefact:
     @cached_property
     def group(self) -> str:  # equal for artefacts that one call of the maker can make together
         "What the seeds of one training have in common; the key where the stage makes one at a time."
-        return f"{self.kind}-{digest([self.kind, self.spec])}" if STAGES[self.kind].group else self.key
+        if not STAGES[self.kind].group: return self.key
+        # a training and one that starts from it are no group, however alike
+        return f"{self.kind}-{digest([self.spec, [a.group for a in self.needs() if STAGES[a.kind].group]])}"
 
     def needs(self) -> list["Artefact"]:  # may repeat
         "Return the direct inputs."
@@ -63,12 +65,11 @@ class Artefact:
 
 def closure(
     *results: Artefact,  # what is wanted
-    known: dict[str, Artefact] | None = None,  # artefacts by key that need not be followed
 ) -> dict[str, Artefact]:  # key -> artefact, inputs before what needs them
     "Return everything that results are made from, and the results, each once."
     found: dict[str, Artefact] = {}
     def visit(artefact):
-        if artefact.key in found or known and artefact.key in known: return
+        if artefact.key in found: return
         for needed in artefact.needs(): visit(needed)
         found[artefact.key] = artefact
     for result in results: visit(result)

@@ -16,7 +16,7 @@ from ..artefacts.artefact import Artefact
 from ..base.errors import BadInput
 from ..base.generator_options import Img2Img, Own, Text2Img
 from ..base.keys import digest
-from ..base.options import Filter, Phase, Recipe, Setting, share_out
+from ..base.options import Filter, Phase, Recipe, Setting
 from ..base.validation import is_plugin
 from ..data.datasets import World
 from ..generate.pool import shard_count
@@ -41,11 +41,6 @@ class Arm:
     def device(self) -> dict[str, str]:  # part of a spec; empty on the CPU
         "The device: it is part of a key because rounding differs between devices."
         return {} if self.setting.device == "cpu" else {"device": self.setting.device}
-
-    @cached_property
-    def steps(self) -> dict[str, int]:  # phase -> steps
-        "The steps of each phase."
-        return share_out(self.setting.training(), self.setting.recipe.steps)
 
     @cached_property
     def pool(self) -> str:  # 24 hex digits
@@ -117,13 +112,24 @@ def shards(
 ) -> tuple[Artefact, ...]:  # of kind shard, in order
     "List the shards of an arm's first n images."
     varied = tuple(arm.setting.seed_of(what, seed) for what in ("subset", "generator", "pool"))
-    count = shard_count(n, arm.setting.generator.shard)
-    return arm.once("shards", arm.pool, varied, count, make=lambda: _shards(arm, seed, count))
+    count, sources = shard_count(n, arm.setting.generator.shard), _source_scores(arm, seed)
+    about = "shards", arm.pool, varied, count, tuple(a.key for a in sources)
+    return arm.once(*about, make=lambda: _shards(arm, seed, count, sources))
+
+def _source_scores(
+    arm: Arm,
+    seed: int,
+) -> tuple[Artefact, ...]:  # empty where sources are drawn at random, and where there are none
+    "Return the scores of the base set by which the sources of images are chosen."
+    generator = arm.setting.generator
+    if not isinstance(generator, Img2Img) or generator.source_score == "random": return ()
+    return (score(arm, seed, generator.source_score, generator.source_options),)
 
 def _shards(
     arm: Arm,
     seed: int,
     count: int,  # how many shards
+    sources: tuple[Artefact, ...],  # from `_source_scores`
 ) -> tuple[Artefact, ...]:
     "Unroll the shards of a pool."
     setting, generator, outside = arm.setting, arm.setting.generator, arm.outside
@@ -136,8 +142,7 @@ def _shards(
     if generator.sees_real or captions:
         spec |= {"base": setting.base}
         inputs |= {"splits": (splits(arm, seed),)} | {a.kind: (a,) for a in captions[-1:]}
-    if isinstance(generator, Img2Img) and generator.source_score != "random":
-        inputs["sources"] = (score(arm, seed, generator.source_score, generator.source_options),)
+    if sources: inputs["sources"] = sources
     return tuple(Artefact("shard", spec | {"shard": i}, inputs, setting.seed_of("pool", seed),
         outside.place.get("generator", "")) for i in range(count))
 
@@ -253,8 +258,9 @@ def scored_inputs(
     if not counts.candidates: return {"shards": ()}, {}
     pool = shards(arm, seed, counts.candidates * arm.world.shape.classes)
     if chosen is None or chosen.keeps_all: return {"shards": pool}, {}
-    about = "scores", digest([chosen.score, chosen.options]), digest(arm.training), seed, tuple(a.key for a in pool)
-    scores = arm.once(*about, make=lambda: tuple(score(arm, seed, chosen.score, chosen.options, a) for a in pool))
+    about = digest([chosen.score, chosen.options]), arm.pool, digest(arm.training), tuple(a.key for a in pool)
+    scores = arm.once("scores", seed, *about,
+        make=lambda: tuple(score(arm, seed, chosen.score, chosen.options, a) for a in pool))
     spec = {"keep": chosen.keep, "rule": chosen.rule, "fill": chosen.fill, "candidates": counts.candidates}
     if is_plugin(chosen.rule): spec |= {"options": chosen.rule_options} | code_spec(arm, chosen.rule)
     return {"shards": pool, "scores": scores}, {"filter": spec}
@@ -279,7 +285,7 @@ def _phases(
     "Unroll the phases in order."
     found, first, recipe = [], 0, arm.setting.recipe
     for name, phase in arm.setting.training().items():
-        steps, lr = arm.steps[name], phase.lr or recipe.lr
+        steps, lr = arm.outside.steps[name], phase.lr or recipe.lr
         share = {"steps": steps, "lr": lr, "curve": max(1, round(recipe.curve * steps / recipe.steps))}
         start = _start(arm, seed, name, phase, found)
         found.append(phase_weights(arm, seed, phase, arm.outside.counts[name], recipe.model_copy(update=share), first,
@@ -323,7 +329,6 @@ def phase_weights(
     spec = arm.training | {"recipe": shown, "first": first} | filtered
     spec["mix"] = {"real": counts.real, "synthetic": counts.synthetic, "real_share": phase.mix.real_share}
     inputs = real_inputs(arm, seed) | pool | ({"start": (start,)} if start else {})
-    if start: spec["start"] = "weights"  # a training and one that starts from it are no group
     if option in arm.outside.known: spec["start"] = arm.outside.known[option]
     return Artefact("weights", spec, inputs, arm.setting.seed_of("training", seed), arm.outside.place.get(option, ""))
 

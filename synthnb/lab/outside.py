@@ -27,7 +27,8 @@ from ..learn.mix import Counts, image_counts, images_per_class
 # %% ../../nbs/lab/00_outside.ipynb #627444b0
 @dataclass(frozen=True)
 class Outside:
-    "Identities of what an arm's options name, and the counts of images that they ask for."
+    "Identities of what an arm's options name, and the numbers of steps and images that they ask for."
+    steps: dict[str, int]  # phase -> steps
     counts: dict[str, Counts]  # phase -> images a class
     code: dict[str, str] = field(default_factory=dict)  # module:function -> hash of its file
     asks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # score -> names of NEEDS
@@ -55,7 +56,7 @@ def identify(
     phases, recipe = setting.training(), setting.recipe
     named = {name: f"phases.{name}." if setting.phases else "" for name in phases}
     steps = share_out(phases, recipe.steps)
-    outside = Outside({name: image_counts(phase, setting.base, shape, recipe.batch, steps[name], named[name])
+    outside = Outside(steps, {name: image_counts(phase, setting.base, shape, recipe.batch, steps[name], named[name])
         for name, phase in phases.items()})
     _identify_functions(setting, outside, seen)
     _identify_generator(setting, shape, outside, seen)
