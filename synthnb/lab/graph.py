@@ -92,7 +92,7 @@ def draw_graph(
     columns: dict[int, list[str]] = {}
     for name, node in nodes.items(): columns.setdefault(node.depth, []).append(name)
     at = {name: (depth, (len(names) - 1) / 2 - i) for depth, names in columns.items() for i, name in enumerate(names)}
-    figure = Figure((1.7 * len(columns), 0.3 + 0.62 * max(map(len, columns.values()))), layout="constrained")
+    figure = Figure((1.4 * len(columns), 0.3 + 0.62 * max(map(len, columns.values()))), layout="constrained")
     axes = figure.subplots()
     boxes = {name: _draw_node(axes, at[name], node) for name, node in nodes.items()}
     for source, target in sorted(without_shortcuts(edges)): _draw_edge(axes, boxes[source], boxes[target])

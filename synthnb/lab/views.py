@@ -175,5 +175,5 @@ def figure_image(
     "Return a figure as PNG with its text alternative; Jupyter draws figures itself only once pyplot is imported."
     from IPython.display import Image
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=72)
+    figure.savefig(png, format="png", dpi=72, pil_kwargs={"optimize": True})
     return Image(png.getvalue(), format="png", alt=alt)
