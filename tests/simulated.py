@@ -9,7 +9,7 @@ from synthnb.base.options import Setting, TestbedSpec, flat, override
 from synthnb.base.random_streams import rng
 from synthnb.data.worlds import load_world
 from synthnb.data.worlds import embedded_world
-from synthnb.lab.statistics import compare, comparison_sentence, worth, worth_phrase
+from synthnb.lab.statistics import compare, worth
 from synthnb.learn.metrics import METRICS
 from synthnb.studies.synthetic_ratio import study
 
@@ -44,16 +44,25 @@ class Experiment:
     store, aliases, controls = None, {}, ()  # embedded worlds need no store
     registered, source, task_lead = True, {"study": "synthetic_ratio", "testbed": "digits-wild"}, "top1"
 
-    def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,), **asked):
-        "`asked`: fields of the study that are to be others."
+    def __init__(self, seeds=8, scale="full", overrides=None, failed=(FAILED,), replicated=False, blank=0.0, **asked):
+        "`seeds`: how many, or which; `blank`: share of blank images; `asked`: other fields of the study."
         self.spec = study.model_copy(update=asked)
         self.lead = (*self.spec.metrics, self.task_lead)[0]
         setting = Setting(dataset="digits-wild", generator=Render())
         self.testbed = TestbedSpec(name="digits-wild", title="Handwritten digits in the wild", seeds=8, setting=setting)
-        self.seeds, self.scale, self.overrides = tuple(range(seeds)), scale, overrides or {}
+        self.seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        self.scale, self.overrides, self.replicated, self.blank = scale, overrides or {}, replicated, blank
         self.cells = {arm: Cell(override(setting, change, arm), self.seeds) for arm, change in study.arms.items()}
         self.failed = [f for f in failed if f["seed"] in self.seeds]
         self.lost = {(f["arm"], f["seed"]) for f in self.failed}
+
+    @property
+    def replication(self):
+        first = max(self.seeds, default=0) + 1
+        further = Experiment(range(first, first + len(self.seeds)), self.scale, self.overrides, (), False, self.blank)
+        if not self.replicated: further.lost = {("real only", first)}
+        further.spec, further.lead = self.spec, self.lead
+        return further
 
     def rows(self):
         lines = [line for arm in TOP1 for seed in self.seeds if (arm, seed) not in self.lost
@@ -67,7 +76,8 @@ class Experiment:
         ends = [("val", top1 + 0.02, 269), ("train", 0.99, 100)]
         curve = [(50 * i, part, "top1", end * (1 - np.exp(-i / 2)), n) for i in range(1, 9) for part, end, n in ends]
         made = [("pool", "kid", 0.02 + 0.001 * draw.normal(), 300),
-            ("pool", "fidelity", 0.9 if "noise" not in arm else 0.1, 300)] if mix.synthetic else []
+            ("pool", "fidelity", 0.9 if "noise" not in arm else 0.1, 300),
+            *([("pool", "blank", self.blank, 300)] if self.blank else [])] if mix.synthetic else []
         last = [("test", "top1", top1, 629), ("test", "top2", top1 + 0.1, 629),
             ("test", "disparity", classes.min() / classes.max(), 629),
                 ("train", "gap", 0.97 - top1, 100),
@@ -94,17 +104,12 @@ class Experiment:
 
     def missing(self): return sorted(self.lost)
     def failures(self): return self.failed
-    def comparisons(self): return compare(self.values(), self.spec.contrasts, metric=self.lead)
-    def answer(self):
-        found = f"On digits-wild, {comparison_sentence(self.comparisons()[0])}"
-        worths = self.worths()
-        return f"{found.rstrip('.')}: {worth_phrase(worths['real + 3x synthetic'])}." if worths else found
-
+    def comparisons(self): return compare(self.values(), self.spec.pairs, metric=self.lead)
     def worths(self):
         values = self.values()
         if not all(values[arm] for arm in self.spec.worth): return {}
         scale = [(n, values[arm]) for n, arm in [(100, "real only"), (200, "real x2"), (400, "real x4")]]
-        return {arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts if values[arm]}
+        return {arm: worth(scale, values[arm]) for arm, _ in self.spec.pairs if values[arm]}
 
     def differences(self):
         found = {arm: flat(cell.setting) for arm, cell in self.cells.items()}
@@ -115,4 +120,4 @@ class Experiment:
 
 def open_experiment(study, on, seeds=None, scale="full", overrides=None, store=None):
     "Takes the place of `study.open_experiment` in the kernel that renders."
-    return Experiment(len(seeds), scale, overrides)
+    return Experiment(seeds, scale, overrides, replicated=True)

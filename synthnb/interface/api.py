@@ -22,6 +22,7 @@ from ..lab.statistics import format_summary, summary
 from ..lab.study import Experiment, open_experiment
 from ..lab.views import figure_image
 from ..learn.metrics import METRICS, TABLES
+from ..report.evidence import Evidence
 from ..report.pages import write_index, write_report
 from ..report.published import compare_published, publish_report, staleness
 
@@ -61,9 +62,10 @@ class Study:
         workers: int = 2,  # processes of this machine, of one thread each
         scheduler: str | None = None,  # Dask scheduler to use instead: tcp://, tls://, or a scheduler file
         limit: float | None = None,  # time limit of a notebook or a shared artefact, in seconds
+        replicate: bool = False,  # whether as many further seeds are run, too
     ) -> list[dict[str, Any]]:  # failures; empty where all succeeded
         "Make what is missing and write the report."
-        return run_all([self], workers, scheduler, limit)[0]
+        return run_all([self], workers, scheduler, limit, replicate=replicate)[0]
 
     def graph(
         self,
@@ -72,7 +74,7 @@ class Study:
     ) -> "Image":  # displays itself in a notebook
         "Draw what one seed of an arm is made from; nothing is made."
         contrasts = self.experiment.spec.contrasts
-        arm = arm or (contrasts[0][0] if contrasts else next(iter(self.cells)))
+        arm = arm or (contrasts[0].arm if contrasts else next(iter(self.cells)))
         if arm not in self.cells: raise BadInput(f"unknown arm {arm!r}; {suggest(arm, self.cells)}")
         return figure_image(*draw_graph(self.experiment, arm, seed))
 
@@ -101,8 +103,12 @@ class Study:
             for arm in self.cells if found[lead][arm]])
 
     def answer(self) -> str:  # one or two sentences
-        "State the first contrast with its interval, and its worth in real images."
-        return self.experiment.answer()
+        "State the first contrast with its interval, its replication, and its worth in real images."
+        return self.evidence().answer()
+
+    def evidence(self) -> Evidence:  # findings: each contrast as predicted, found and replicated
+        "Return what was found so far."
+        return Evidence(self.experiment)
 
     def folder(self) -> Path:  # reports/local/<testbed>/<study>; a suffix for other scale, seeds or options
         "Return the folder of the local report."
@@ -137,12 +143,18 @@ def run_all(
     workers: int = 2,  # processes of this machine, of one thread each
     scheduler: str | None = None,  # as for `Study.run`
     limit: float | None = None,  # time limit of a notebook or a shared artefact, in seconds
-    ended: Callable[[Study, list[dict[str, Any]]], None] | None = None,  # called after each study with its failures
+    ended: Callable[[Study, list[dict[str, Any]]], None] | None = None,  # called with the failures of each set of seeds
+    replicate: bool = False,  # whether as many further seeds of each study are run, too
 ) -> list[list[dict[str, Any]]]:  # failures of each study; empty where all succeeded
     "Make what is missing in several studies, one after the other, and write their reports."
     if any(study.experiment.planning for study in studies):
         raise BadInput("this study was opened to be planned only; open it without `planning` to run it")
+    sets = [(study, experiment) for study in studies
+        for experiment in (study.experiment, *([study.experiment.replication] if replicate else []))]
     def report(i, failed):
-        if len(studies[i].results()): studies[i].report()
-        if ended: ended(studies[i], failed)
-    return run([study.experiment for study in studies], workers, scheduler, limit, report)
+        study = sets[i][0]
+        if len(study.results()): study.report()
+        if ended: ended(study, failed)
+    failed = run([experiment for _, experiment in sets], workers, scheduler, limit, report)
+    return [[failure for (owner, _), found in zip(sets, failed, strict=True) if owner is study for failure in found]
+        for study in studies]

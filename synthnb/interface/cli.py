@@ -94,13 +94,16 @@ def plan_command(name: Name, on: On, seeds: Seeds = None, scale: Scale = "full",
 def run_command(
     name: Name, on: Ons, seeds: Seeds = None, scale: Scale = "full", sets: Sets = None,
     workers: Workers = 2, scheduler: Scheduler = None, limit: Limit = None,
+    replicate: Annotated[bool,
+        typer.Option("--replicate", help="Run as many further seeds, too: which differences show again?")] = False,
 ) -> None:
     "Run what is missing, write the report, print the answer."
     if limit is not None and limit <= 0:
         raise BadInput(f"--time-limit {limit:g}: allowed: minutes above 0, such as 30 or 0.5")
     studies = [_open_study(name, testbed, seeds, scale, sets) for testbed in on]
-    run_all(studies, workers, scheduler, limit and 60 * limit, _print_result)
-    if any(study.experiment.missing() for study in studies): raise typer.Exit(1)
+    run_all(studies, workers, scheduler, limit and 60 * limit, _print_result, replicate)
+    if any(study.experiment.missing() or replicate and study.experiment.replication.missing() for study in studies):
+        raise typer.Exit(1)
 
 def _print_result(
     study: Study,  # after its run
@@ -214,7 +217,9 @@ def show_command(
         print("what differs:")
         for arm in experiment.cells:
             print(f"  {arm}: " + ", ".join(f"{k} = {row[arm]}" for k, row in differs.items() if row[arm] is not None))
-        contrasts = "\n".join(f"  {arm} against {reference}" for arm, reference in experiment.spec.contrasts)
+        contrasts = "\n".join(f"  {contrast.arm} against {contrast.reference}"
+            + (f", predicted: {predicted}" if (predicted := contrast.prediction_on(experiment.testbed.name)) else "")
+            for contrast in experiment.spec.contrasts)
         print(f"contrasts:\n{contrasts}\n")
 
 testbed_app = typer.Typer(no_args_is_help=True, help="Testbeds from images of one's own.")

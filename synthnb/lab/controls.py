@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..base.generator_options import Perturb, Text2Img
 from ..base.keys import canonical
-from ..base.options import ControlledFactor, Filter, Setting, StudySpec, override
+from ..base.options import Contrast, ControlledFactor, Filter, Setting, StudySpec, override
 
 # %% ../../nbs/lab/06_controls.ipynb #3b4e3036
 Changes = dict[str, Any]  # dotted key -> value
@@ -96,7 +96,8 @@ def with_controls(
             setting = override(settings[arm], changes, f"control of arm {arm!r}")
             name = next((other for other, one in known.items() if one == setting), f"{arm}, {control.suffix}")
             if name not in known: arms[name], known[name] = _merged(study.arms[arm], changes), setting
-            if not {(arm, name), (name, arm)} & {*contrasts}: contrasts.append((arm, name))
+            if not {(arm, name), (name, arm)} & {contrast[:2] for contrast in contrasts}:
+                contrasts.append(Contrast(arm, name))
     return study.model_copy(update={"arms": arms, "contrasts": tuple(contrasts)})
 
 def _controlled_arms(
@@ -111,7 +112,7 @@ def _controlled_arms(
         varied = {canonical(v) for setting in settings.values() if (v := control.value(setting)) is not None}
         yield from having if len(varied) > 1 else []
     elif not any(setting.generator.kind == "noise" for setting in settings.values()):
-        yield from [arm for arm, reference in study.contrasts if arm in having and reference not in having][:1]
+        yield from [arm for arm, reference in study.pairs if arm in having and reference not in having][:1]
 
 def _merged(
     arm: Changes,  # what the study says of an arm

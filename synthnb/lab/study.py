@@ -9,7 +9,7 @@ __all__ = ['study_names', 'find_study', 'resolve', 'find_aliases', 'Experiment',
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ..data.datasets import World
 from ..data.external_images import resolve_dataset
 from .cell import Cell, make_cells
 from .controls import with_controls
-from .statistics import Comparison, Worth, compare, comparison_sentence, worth, worth_phrase
+from .statistics import Comparison, Worth, compare, worth
 from .testbed import absolute_name, absolute_paths, find_testbed, is_file, is_registered, read_yaml
 from ..learn.metrics import METRICS, OUTCOMES, on_slice
 
@@ -185,6 +185,12 @@ class Experiment:
         "Return the arguments as JSON, enough to open the experiment again."
         return {**self.source, "seeds": list(self.seeds), "scale": self.scale, "overrides": self.overrides}
 
+    @cached_property
+    def replication(self) -> "Experiment":
+        "The same study on as many further seeds: they follow the last one, so that no result decides which they are."
+        first = max(self.seeds) + 1
+        return replace(self, seeds=tuple(range(first, first + len(self.seeds))))
+
     @property
     def registered(self) -> bool:  # whether it can be published
         "Whether study and testbed are registered and unmodified: full scale, nothing set, the testbed's seeds."
@@ -293,7 +299,7 @@ class Experiment:
         metric: str | None = None,  # the lead metric where None
     ) -> list[Comparison]:  # in the order of the declared contrasts
         "Compare the arms of the declared contrasts, paired by seed."
-        return compare(self.values(metric), self.spec.contrasts, self.spec.alpha, metric or self.lead)
+        return compare(self.values(metric), self.spec.pairs, self.spec.alpha, metric or self.lead)
 
     def worths(self) -> dict[str, Worth]:  # empty where no scale is declared, or one of its arms has no rows
         "Return the worth of each contrasted arm in extra real images, on the scale of the real-only arms."
@@ -304,7 +310,7 @@ class Experiment:
         if not all(values[arm] for arm in self.spec.worth) or not self.spec.worth or better == "none": return {}
         scale = [(self._real_images(arm), values[arm]) for arm in self.spec.worth]
         return {
-            arm: worth(scale, values[arm]) for arm, _ in self.spec.contrasts
+            arm: worth(scale, values[arm]) for arm, _ in self.spec.pairs
             if arm not in self.spec.worth and values[arm]}
 
     def _real_images(
@@ -314,13 +320,6 @@ class Experiment:
         "Return how many real images an arm trains on."
         rows = self.cells[arm].results()
         return int(rows[(rows.slice == "batch") & (rows.metric == "pool_real")].value.iloc[0])
-
-    def answer(self) -> str:  # one or two sentences
-        "State the first contrast with its interval, and its worth in real images."
-        if not self.spec.contrasts: return "This study declares no contrast."
-        first = self.comparisons()[0]
-        text, found = f"On {self.testbed.name}, {comparison_sentence(first)}", self.worths().get(first.arm)
-        return text if found is None else f"{text} It is {worth_phrase(found)}."
 
 # %% ../../nbs/lab/07_study.ipynb #0532826e
 def open_experiment(

@@ -176,6 +176,8 @@ class Metric:
     below: str = ""  # in small print below it: another metric, or `worst class`
     shaded: bool = False  # whether its cells are shaded by size
     note: str = ""  # a sentence for readers, with the mean of all arms in place of {}
+    alarm: float | None = None  # mean of an arm's pools above which they are suspicious
+    fault: str = ""  # what is wrong with such images, such as "blank"
 
     @property
     def scale(self) -> float:  # 100 or 1

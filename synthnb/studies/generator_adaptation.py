@@ -28,10 +28,10 @@ study = StudySpec(
         "synthetic only, adapted": {"mix.real": 0, "mix.synthetic": 3, "generator.lora": LORA},
     },
     contrasts=(
-        ("real + 3x, adapted", "real + 3x, as is"),
-        ("synthetic only, adapted", "synthetic only, as is"),
-        ("real + 3x, as is", "real only"),
-        ("real + 3x, adapted", "real only"),
+        ("real + 3x, adapted", "real + 3x, as is", "higher"),
+        ("synthetic only, adapted", "synthetic only, as is", "higher by 10 or more"),
+        ("real + 3x, as is", "real only", "higher"),
+        ("real + 3x, adapted", "real only", "higher"),
     ),
     without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

@@ -32,11 +32,11 @@ study = StudySpec(
             for name, source in SOURCES.items()},
     },
     contrasts=(
-        ("real + 3x, external", "real + 3x, internal ddpm"),
-        ("synthetic only, external", "synthetic only, internal ddpm"),
-        ("synthetic only, internal edm", "synthetic only, internal ddpm"),
-        ("synthetic only, external", "synthetic only, renderings"),
-        *((f"real + 3x, {name}", "real only") for name in SOURCES),
+        ("real + 3x, external", "real + 3x, internal ddpm", "no difference, by 2 or less"),
+        ("synthetic only, external", "synthetic only, internal ddpm", "lower by 10 or more"),
+        ("synthetic only, internal edm", "synthetic only, internal ddpm", "not lower"),
+        ("synthetic only, external", "synthetic only, renderings", "lower"),
+        *((f"real + 3x, {name}", "real only", "not lower, by 2 or less") for name in SOURCES),
     ),
     without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

@@ -27,9 +27,9 @@ study = StudySpec(
             for w in SCALES},
     },
     contrasts=(
-        ("real + 3x, guidance 2", "real + 3x, guidance 7.5"),
-        ("synthetic only, guidance 2", "synthetic only, guidance 7.5"),
-        *((f"real + 3x, guidance {w:g}", "real only") for w in SCALES),
+        ("real + 3x, guidance 2", "real + 3x, guidance 7.5", "not lower, by 2 or less"),
+        ("synthetic only, guidance 2", "synthetic only, guidance 7.5", "higher"),
+        *((f"real + 3x, guidance {w:g}", "real only", "higher by 4 to 8") for w in SCALES),
     ),
     without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
 )

@@ -26,8 +26,8 @@ study = StudySpec(
             for s in STRENGTHS},
     },
     contrasts=(
-        ("real + 3x, strength 0.9", "real + 3x, strength 0.5"),
-        ("synthetic only, strength 0.9", "synthetic only, strength 0.5"),
+        ("real + 3x, strength 0.9", "real + 3x, strength 0.5", "higher by 1 to 3"),
+        ("synthetic only, strength 0.9", "synthetic only, strength 0.5", "lower"),
         *((f"real + 3x, strength {s:g}", "real only") for s in STRENGTHS),
     ),
     without_controls={"synthetic images": "noise is compared in synthetic_ratio, on the same testbeds"},
