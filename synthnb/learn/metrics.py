@@ -176,8 +176,8 @@ class Metric:
     below: str = ""  # in small print below it: another metric, or `worst class`
     shaded: bool = False  # whether its cells are shaded by size
     note: str = ""  # a sentence for readers, with the mean of all arms in place of {}
-    alarm: float | None = None  # mean of an arm's pools above which they are suspicious
-    fault: str = ""  # what is wrong with such images, such as "blank"
+    alarm: float | None = None  # value above which a pool is suspicious; None where none is
+    fault: str = ""  # what suspicious images are, such as "blank"
 
     @property
     def scale(self) -> float:  # 100 or 1
@@ -261,6 +261,15 @@ METRICS = {  # name in the results -> its column
         heading="Vendi score in a class"),
     "clip_distance": Metric("CLIP distance", "the mean cosine distance of two images of a class", "none", "pool",
         digits=3, heading="CLIP distance in a class"),
+    "blank": Metric("blank", "the share of synthetic images that are blank: their pixels deviate less than half as "
+        "much as those of the flattest real training image", "lower", "pool", "%", name="share of blank images",
+        alarm=0.05, fault="blank"),
+    "duplicate": Metric("duplicate", "the share of synthetic images that equal an earlier one of the pool to the byte",
+        "lower", "pool", "%", name="share of duplicates", alarm=0.05, fault="duplicates"),
+    "near_copy": Metric("near copy", "the share of synthetic images that are nearer to a real training image, pixel by "
+        "pixel, than 99 % of real training images are to any other; about 1 % are by chance; blank images do not count",
+        "lower", "pool", "%", name="share of near copies", alarm=0.05,
+        fault="near copies of real training images"),
     "judge_top1": Metric("judge top-1", "the judge's own accuracy on real validation images", "higher", "val", "%",
         outcome=False, note="The judge itself is right on {} of real validation images. KID is the distance of its "
         "features."),
@@ -279,7 +288,7 @@ METRICS = {  # name in the results -> its column
 TABLES = {  # table -> metrics in its columns
     "short": ("gap",),  # beside the lead metric where there is little room
     "arms": ("gap", "kid", "fidelity", "disparity"),
-    "pools": ("fidelity", "kid", "vendi", "clip_distance"),
+    "pools": ("fidelity", "kid", "vendi", "clip_distance", "blank", "duplicate", "near_copy"),
     "mixes": ("pool_real", "pool_synthetic", "real_share_requested", "real_share", "draws_real", "draws_synthetic",
         "draws_per_real"),
 }
