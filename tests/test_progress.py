@@ -25,8 +25,17 @@ def terminal(columns, stream, monkeypatch):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with open(theirs, "w") as file, monkeypatch.context() as patch:
         patch.setattr(sys, stream, file)
-        yield lambda: (file.flush(), os.read(ours, 1 << 16).decode())[1]
+        yield lambda: drawn_until_now(file, ours)
     os.close(ours)
+
+
+def drawn_until_now(file, ours):
+    "What was drawn, read until a mark of our own: a terminal hands it on in pieces."
+    file.write("\0")
+    file.flush()
+    text = b""
+    while not text.endswith(b"\0"): text += os.read(ours, 1 << 16)
+    return text.decode().removesuffix("\0")
 
 
 @pytest.fixture
