@@ -341,7 +341,7 @@ class Overview:
     left: float | None  # seconds, by a running driver, else for 2 workers; None where not measured
 
     @property
-    def finished(self) -> bool:
+    def finished(self) -> bool:  # what failed may be tried again
         "Whether every result is there or has failed, and nothing runs."
         return not self.drivers and self.done + self.failed == self.total
 
@@ -375,7 +375,7 @@ def overview(
         else _measured_seconds(missing, measured, 2))
     return Overview(rows - len(lacking), rows, len(failed), share if lacking else 1.0, drivers, left)
 
-# %% ../../nbs/engine/01_plan.ipynb #ba104e79
+# %% ../../nbs/engine/01_plan.ipynb #2a686e8e
 def _missing_results(
     experiment: Experiment,  # a study, run or not
     keys: Container[str],  # of artefacts

@@ -77,7 +77,7 @@ class Progress:
         self,
         job: Job,  # finished or failed
         error: str | None,  # why it failed
-        told: bool = False,  # whether the error was printed before, with what it needs
+        told: bool = False,  # whether the error was printed before, or that of what it needs
     ) -> None:
         "A job has ended."
         began = self.running.pop(job.key, None)
@@ -273,9 +273,10 @@ class Dispatcher:
         if job in self.waiting: self.waiting.remove(job)
         need = self._failed_need(job) if error else None
         because = need is not None and error in (INPUTS_MISSING, self.errors[need])
+        told = because or error in self.errors.values()  # several seeds often fail in the same way
         self.errors[job.key] = error
         if error: self.causes[job.key] = self.causes[need] if because else job.key
-        self.progress.done(job, error, because)
+        self.progress.done(job, error, told)
 
 # %% ../../nbs/engine/06_run.ipynb #1d9b8928
 def discard_damaged(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HELP', 'app', 'Name', 'On', 'Ons', 'Seeds', 'Scale', 'Sets', 'Workers', 'Scheduler', 'Limit', 'Difference', 'FIRST',
-           'WATCH_SECONDS', 'testbed_app', 'parse_seeds', 'parse_sets', 'start_callback', 'plan_command', 'run_command',
-           'status_command', 'report_command', 'open_command', 'publish_command', 'show_command', 'testbed_command',
-           'cluster_command', 'glyph_command', 'gc_command', 'main']
+           'Version', 'WATCH_SECONDS', 'testbed_app', 'parse_seeds', 'parse_sets', 'start_callback', 'plan_command',
+           'run_command', 'status_command', 'report_command', 'open_command', 'publish_command', 'show_command',
+           'testbed_command', 'cluster_command', 'glyph_command', 'gc_command', 'main']
 
 # %% ../../nbs/interface/01_cli.ipynb #296646e1
 import importlib
@@ -105,7 +105,7 @@ def _open_study(name: str, on: str, seeds: str | None, scale: str, sets: list[st
     "Open the study that the arguments name."
     return Study(name, on, parse_seeds(seeds), scale, parse_sets(sets), planning=planning)
 
-# %% ../../nbs/interface/01_cli.ipynb #aa4a433e
+# %% ../../nbs/interface/01_cli.ipynb #16bf49ad
 FIRST = {
     "synthnb plan synthetic_ratio --on digits": "what would run, what it needs, how long it takes",
     "synthnb run synthetic_ratio --on digits --scale debug": "the whole way in a minute; its numbers mean nothing",
@@ -130,11 +130,13 @@ def _print_version(wanted: bool) -> None:
     print(f"synthnb {importlib.import_module('synthnb').__version__}")
     raise typer.Exit
 
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+    help="Show the version and exit.")]
+
 @app.callback(invoke_without_command=True)
 def start_callback(
     context: typer.Context,  # which command was asked for
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
-        help="Show the version and exit.")] = False,
+    version: Version = False,  # handled before any command
 ) -> None:
     "Print what to begin with, where no command was given."
     if context.invoked_subcommand: return
