@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IN_NOTEBOOK', 'SOFT_DEPENDENCIES', 'PRIORITY', 'Lacking', 'NOTEBOOK_SECONDS', 'TEMPLATE', 'Job', 'ready_jobs',
            'missing_jobs', 'format_duration', 'measured_costs', 'seconds_of', 'time_left', 'Plan', 'plan', 'parameters',
-           'repeat_command', 'status', 'driver_file', 'running_drivers', 'Overview', 'overview']
+           'repeat_command', 'status', 'driver_file', 'running_drivers', 'Overview', 'overview', 'failure_causes']
 
 # %% ../../nbs/engine/01_plan.ipynb #f13e8a60
 import csv
@@ -16,11 +16,11 @@ import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..artefacts.artefact import Artefact, grouped
+from ..artefacts.artefact import Artefact, closure, grouped
 from ..artefacts.store import Damaged, Store, is_locked
 from ..base.environment import ROOT
 from ..base.keys import digest
@@ -340,16 +340,21 @@ class Overview:
     drivers: list[dict[str, Any]]  # see `running_drivers`
     left: float | None  # seconds, by a running driver, else for 2 workers; None where not measured
 
+    @property
+    def finished(self) -> bool:  # what failed may be tried again
+        "Whether every result is there or has failed, and nothing runs."
+        return not self.drivers and self.done + self.failed == self.total
+
     def __repr__(self) -> str:  # one line
         "Describe the progress in one line."
         words = [f"{self.done} of {self.total} arm-seeds done ({int(100 * self.share)} %)",
             *([f"{self.failed} failed"] if self.failed else [])]
         about = "time left not known yet" if self.left is None else f"about {format_duration(max(1, self.left))}"
+        if self.drivers: words.insert(1, about if self.left is None else f"{about} left")
         for driver in self.drivers:
             doing = driver["waiting"] or "running: " + (", ".join(driver["running"]) or "between jobs")
             words.append(f"{doing} ({driver['host']}, process {driver['pid']})")
-        if self.done < self.total:
-            words.append(f"{about} left" if self.drivers else f"not running; {about} on 2 workers")
+        if self.done < self.total and not self.drivers: words.append(f"not running; {about} on 2 workers")
         return "; ".join(words)
 
 def overview(
@@ -369,3 +374,30 @@ def overview(
     left = (min((driver["left"] for driver in drivers if driver["left"] is not None), default=None) if drivers
         else _measured_seconds(missing, measured, 2))
     return Overview(rows - len(lacking), rows, len(failed), share if lacking else 1.0, drivers, left)
+
+# %% ../../nbs/engine/01_plan.ipynb #2a686e8e
+def _missing_results(
+    experiment: Experiment,  # a study, run or not
+    keys: Container[str],  # of artefacts
+) -> dict[str, list[tuple[str, int]]]:  # key -> (arm, seed) of each missing result that needs it
+    "Return the missing results that need each of some artefacts."
+    lacking, found = set(experiment.missing()), {}
+    for arm, seed, artefact in experiment.walk():
+        if artefact.key in keys and (arm, seed) in lacking: found.setdefault(artefact.key, []).append((arm, seed))
+    return found
+
+def failure_causes(
+    experiment: Experiment,  # a study, run or not
+) -> list[dict[str, Any]]:  # arm, seeds, error, more (how many other results need it), notebook, command
+    "List why results are missing: each error of an arm once, without what failed since something that it needs did."
+    failures = {failure["key"]: failure for failure in experiment.failures()}
+    found: dict[tuple[str, str], dict[tuple[str, int], None]] = {}
+    for key, results in _missing_results(experiment, failures).items():
+        if failures.keys() & closure(experiment.artefacts[key][-1]).keys() != {key}: continue
+        found.setdefault((results[0][0], failures[key]["error"]), {}).update(dict.fromkeys(results))
+    causes = []
+    for (arm, error), results in found.items():
+        seeds = [seed for name, seed in results if name == arm]
+        causes.append({"arm": arm, "seeds": seeds, "error": error, "more": len(results) - len(seeds),
+            "notebook": experiment.cells[arm].notebook, "command": repeat_command(experiment, arm, seeds)})
+    return causes

@@ -29,14 +29,14 @@ from ..artefacts.store import Damaged, DiskFull, Store, is_locked, locked, raisi
 from .execute import error_line
 from .plan import (
     Job, driver_file, format_duration, measured_costs, missing_jobs, parameters, ready_jobs, seconds_of, time_left)
-from synthnb.engine.workers import (
-    RunContext, SchedulerLost, check_workers, connect_workers, make_task, notebook_task, record_job_failure, versions,
-    worker_resources)
+from .workers import (
+    INPUTS_MISSING, RunContext, SchedulerLost, check_workers, connect_workers, make_task, notebook_task,
+    record_job_failure, versions, worker_resources)
 from ..lab.study import Experiment, open_experiment
 
 # %% ../../nbs/engine/06_run.ipynb #dff63679
 class Progress:
-    "A progress line: what runs, what is left; redrawn on a terminal, printed every 15 seconds elsewhere."
+    "A progress line: time left, what is left, what runs; redrawn on a terminal, printed every 15 seconds elsewhere."
     def __init__(
         self,
         todo: list[Job],  # what there is to do
@@ -51,7 +51,7 @@ class Progress:
         self.measured: dict[str, float] = measured_costs(experiment)
         self.ratios: dict[str, list[float]] = {}  # kind -> how much longer than measured its jobs took
         self.printed, self.noted = 0.0, time.monotonic()
-        look = "{n_fmt}/{total_fmt} |{bar:20}| {elapsed} {desc}"
+        look = "{elapsed} {n_fmt}/{total_fmt} |{bar:20}| {desc}"  # tqdm cuts its end
         self.bar = tqdm(total=len(todo), disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=look)
         self.write_state()
 
@@ -77,6 +77,7 @@ class Progress:
         self,
         job: Job,  # finished or failed
         error: str | None,  # why it failed
+        told: bool = False,  # whether the error was printed before, or that of what it needs
     ) -> None:
         "A job has ended."
         began = self.running.pop(job.key, None)
@@ -86,10 +87,11 @@ class Progress:
         if expected and began and not error:
             self.ratios.setdefault(job.kind, []).append((time.monotonic() - began) / expected)
         self.bar.update()
-        if error: self.bar.write(f"failed: {job.label}: {error}", file=sys.stderr)
+        if error and not told: self.bar.write(f"failed: {job.label}: {error}", file=sys.stderr)
 
-    def seconds(self) -> float | None:  # None where not everything was measured, or nobody works
+    def seconds(self) -> float | None:  # None where not everything was measured, or all waits for workers
         "Estimate the time left: measured costs, times how much slower jobs of the same kind are in this run."
+        if self.waiting: return None
         pace = {kind: statistics.median(ratios) for kind, ratios in self.ratios.items()}
         costs = {job.key: seconds_of(job, self.measured) for job in self.left.values()}
         times = {key: cost and cost * pace.get(self.left[key].kind, 1) for key, cost in costs.items()}
@@ -105,15 +107,17 @@ class Progress:
         os.replace(beside, self.file)
         self.noted = time.monotonic()
 
-    def line(self) -> str:  # "running: ...; left: ...; about 2 min"
-        "Return the progress line."
+    def line(self) -> str:  # "about 2 min left: 3 shards, 1 notebook; running: ..."
+        "Return the progress line; what runs comes last, as a terminal that is too narrow shows the beginning."
         left = ", ".join(f"{n} {kind}{'s' if n > 1 and not kind.endswith('s') else ''}"
             for kind, n in Counter(job.kind for job in self.left.values()).items())
-        seconds = self.seconds() if self.left else None
-        about = "" if seconds is None else f"; about {format_duration(max(1, seconds))}"
+        if not left: return "left: nothing"
+        seconds = self.seconds()
+        about = "" if seconds is None else f"about {format_duration(max(1, seconds))} "
         labels = [self.left[key].label for key in self.running]
         names = ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
-        return f"{self.waiting or 'running: ' + (names or 'between jobs')}; left: {left or 'nothing'}{about}"
+        if self.waiting: return f"{self.waiting}; left: {left}"
+        return f"{about}left: {left}; running: {names or 'between jobs'}"
 
     def show(
         self,
@@ -158,10 +162,11 @@ class Dispatcher:
         self.waiting, self.tries = list(todo), 0
         self.out: dict[str, tuple[Any, bool]] = {}  # job key -> future, whether it took a worker with a GPU
         self.errors: dict[str, str | None] = {}  # key of a settled job -> why it failed
+        self.causes: dict[str, str] = {}  # key of a failed job -> key of the job because of which it failed, or its own
         self.labels = {job.key: job.label for job in todo}
         self.ended: queue.SimpleQueue = queue.SimpleQueue()
 
-    def run(self) -> list[dict[str, Any]]:  # what failed: label, error
+    def run(self) -> list[dict[str, Any]]:  # what failed by itself: label, error, more (how many jobs that need it)
         "Run all jobs. Raises SchedulerLost and DiskFull."
         with _noting_ctrl_c() as pressed:
             while self.waiting or self.out:
@@ -171,23 +176,40 @@ class Dispatcher:
                 except queue.Empty: continue
                 self.collect(job)
             if pressed: raise KeyboardInterrupt
-        return [{"label": self.labels[key], "error": error} for key, error in self.errors.items() if error]
+        costs = Counter(self.causes.values())
+        return [{"label": self.labels[key], "error": self.errors[key], "more": n - 1} for key, n in costs.items()]
 
-    def dispatch(self) -> str | None:  # a message while no worker is connected, else None
+    def dispatch(self) -> str | None:  # a message while everything waits for a worker, else None
         "Give a job to each free worker."
         there = worker_resources(self.client)
         self.progress.workers = sum(map(len, there.values()))
         free = {gpu: len(found) - sum(took is gpu for _, took in self.out.values()) for gpu, found in there.items()}
+        waits = set()
         for job in ready_jobs(self.waiting, self.errors.__contains__):
             gpu = job.gpu or not there[False]  # where all workers have a GPU, they do the rest as well
-            failed = next((self.labels[need] for need in job.depends_on if self.errors[need]), None)
-            if failed and not self._can_do_some(job): self._finish(job, f"needs {failed}, which failed")
+            if self._failed_need(job) and not self._can_do_some(job): self._finish(job, INPUTS_MISSING)
             elif free[gpu] > 0:
                 free[gpu] -= 1
                 self._submit(job, gpu, there[gpu])
-        if any(there[took] for _, took in self.out.values()) or not self.out and not self.waiting: return None
+            else: waits.add(gpu)
+        return self._waiting_message(there, waits | {took for _, took in self.out.values()})
+
+    def _waiting_message(
+        self,
+        there: dict[bool, list[dict[str, float]]],  # whether they have a GPU -> what each worker offers
+        asked: set[bool],  # whether what could run, or was handed out, takes a worker with a GPU
+    ) -> str | None:  # None where a job can run, or all wait for results of others
+        "Say which workers everything waits for."
+        if not asked or any(there[gpu] for gpu in asked): return None
         kind = "with a GPU " if there[False] else "without a GPU " if there[True] else ""
         return f"waiting: no worker {kind}is connected to {self.client.scheduler.address}"
+
+    def _failed_need(
+        self,
+        job: Job,  # whose needs are settled, perhaps but for those that it can wait for itself
+    ) -> str | None:  # key
+        "Return the first of its needs that failed."
+        return next((need for need in job.depends_on + job.soft_depends_on if self.errors.get(need)), None)
 
     def _can_do_some(
         self,
@@ -247,10 +269,14 @@ class Dispatcher:
         job: Job,  # finished or failed
         error: str | None,  # why it failed
     ) -> None:
-        "Note that a job has ended."
+        "Note that a job has ended, and which job's failure is the cause where it failed."
         if job in self.waiting: self.waiting.remove(job)
+        need = self._failed_need(job) if error else None
+        because = need is not None and error in (INPUTS_MISSING, self.errors[need])
+        told = because or error in self.errors.values()  # several seeds often fail in the same way
         self.errors[job.key] = error
-        self.progress.done(job, error)
+        if error: self.causes[job.key] = self.causes[need] if because else job.key
+        self.progress.done(job, error, told)
 
 # %% ../../nbs/engine/06_run.ipynb #1d9b8928
 def discard_damaged(
@@ -300,8 +326,8 @@ def run(
     scheduler: str | None = None,  # use the workers of this Dask scheduler: tcp://, tls://, or a scheduler file
     limit: float | None = None,  # seconds that a notebook or a shared artefact may take
     ended: Callable[[int, list[dict[str, Any]]], None] | None = None,  # called with position and failures
-) -> list[list[dict[str, Any]]]:  # of each experiment the failures: label, error. BadInput, SchedulerLost, DiskFull
-    "Make what is missing; nothing finished is made again, what failed before is tried again."
+) -> list[list[dict[str, Any]]]:  # of each experiment the failures. BadInput, SchedulerLost, DiskFull
+    "Make what is missing; nothing finished is made again, what failed before is tried again; see `Dispatcher.run`."
     with raising_disk_full(*{experiment.store.root for experiment in experiments}):
         todo = [missing_jobs(experiment, discard_damaged(experiment)) for experiment in experiments]
     missing = [job for waiting in todo for job in waiting]
