@@ -69,6 +69,8 @@ def holm(
     return np.minimum(1, np.maximum.accumulate(scaled))[back], (1 - alpha / (m - step))[back]
 
 # %% ../../nbs/lab/04_statistics.ipynb #b1150432
+MIN_SEEDS = 4  # shared seeds below which nothing is judged: the t interval of 2 or 3 is a guess at the spread
+
 def smallest_effect(
     sd: float,  # standard deviation of the paired differences
     n: int,  # seeds, at least 2
@@ -93,8 +95,6 @@ def seeds_needed(
     return MIN_SEEDS + bisect_left(range(MIN_SEEDS, most), True, key=detects)
 
 # %% ../../nbs/lab/04_statistics.ipynb #586fbc7b
-MIN_SEEDS = 4  # shared seeds below which nothing is judged: the t interval of 2 or 3 is a guess at the spread
-
 def _t_interval(mean: float, sd: float, n: int, level: float) -> tuple[float, float]:
     "Return the two-sided t interval of a mean."
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * sd / sqrt(n)

@@ -130,9 +130,12 @@ def write_index(
     "Write the index of all studies: their first contrasts as a forest plot, and their answers."
     from jinja2 import Environment, FileSystemLoader
     folder = Path(folder)
-    pages = [metadata | {"href": page.relative_to(folder).as_posix(), "found": json.loads(metadata["contrasts"])}
+    # pages of an earlier version lack some of the metadata
+    lacking = {"contrasts": "[]", "scale": "full", "variant": "", "counts": ""}
+    pages = [lacking | metadata | {"href": page.relative_to(folder).as_posix()}
         for page in sorted(folder.glob("*/*/index.html"))
         if page.parent.parent.name != "local" and (metadata := page_metadata(page))]
+    for page in pages: page["found"] = json.loads(page["contrasts"])
     pages.sort(key=lambda page: (page["study"], page["testbed"], page["scale"] == "debug", page["variant"]))
     template = Environment(loader=FileSystemLoader(ASSETS), autoescape=True).get_template("studies.html.j2")
     index = folder / "index.html"
