@@ -24,9 +24,9 @@ FAILED = {"arm": "real + 10x synthetic", "seed": 5, "kind": "weights", "key": "w
 
 class Cell:
     "An arm: its setting and images that stand for its training set and pool."
-    def __init__(self, setting, seeds):
-        self.setting, self.seeds, self.notebook, self.world = (setting, seeds, "none.ipynb",
-            embedded_world(setting.dataset))
+    def __init__(self, arm, setting, seeds):
+        self.setting, self.seeds, self.world = setting, seeds, embedded_world(setting.dataset)
+        self.notebook = f"{arm.replace(' ', '-')}.ipynb"
 
     def training_images(self, seed):
         data = load_world(self.setting.dataset)
@@ -52,7 +52,7 @@ class Experiment:
         self.testbed = TestbedSpec(name="digits-wild", title="Handwritten digits in the wild", seeds=8, setting=setting)
         self.seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
         self.scale, self.overrides, self.replicated, self.blank = scale, overrides or {}, replicated, blank
-        self.cells = {arm: Cell(override(setting, change, arm), self.seeds) for arm, change in study.arms.items()}
+        self.cells = {arm: Cell(arm, override(setting, change, arm), self.seeds) for arm, change in study.arms.items()}
         self.failed = [f for f in failed if f["seed"] in self.seeds]
         self.lost = {(f["arm"], f["seed"]) for f in self.failed}
 

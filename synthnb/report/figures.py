@@ -9,6 +9,7 @@ __all__ = ['INK', 'GRID', 'BLUE', 'ORANGE', 'GREY', 'DARK', 'STYLE', 'THUMB', 'f
 # %% ../../nbs/report/02_figures.ipynb #a6a1885c
 import base64
 import io
+import re
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -71,7 +72,9 @@ def _with_titles(
     titles: dict[str, str],  # link -> what is shown while the pointer is over it
 ) -> str:  # an element of the page
     "Turn an SVG document into an element whose links have titles; they are no stops of the Tab key."
-    svg = svg[svg.index("<svg"):].replace("<svg ", f'<svg role="group" aria-label="{escape(alt)}" ', 1)
+    # a page needs no namespaces, a saved file gets them again
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg"):])
+    svg = svg.replace("<svg ", f'<svg role="group" aria-label="{escape(alt)}" ', 1)
     for link, title in titles.items():
         svg = svg.replace(f'<a xlink:href="{link}" target="_blank">',
             f'<a href="{link}" tabindex="-1"><title>{escape(title)}</title>')
