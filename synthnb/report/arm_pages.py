@@ -559,7 +559,7 @@ def _repeat(
 # %% ../../nbs/report/06_arm_pages.ipynb #705342dc
 ASSETS = ROOT / "data" / "report"
 RENDERER = (  # modules on which the page's content depends, besides the template
-    "lab/cell.py", "learn/filters.py", "learn/metrics.py", "report/arm_pages.py", "report/figures.py",
+    "lab/cell.py", "lab/study.py", "learn/filters.py", "learn/metrics.py", "report/arm_pages.py", "report/figures.py",
     "report/tables.py")
 
 # anchor -> title, what it shows -> how it is made; a section without content is left out
