@@ -108,7 +108,7 @@ def pytest_sessionstart(session):
 @pytest.hookimpl(trylast=True)  # after the workers of xdist
 def pytest_sessionfinish(session):
     "The local reports that tests made go with them; those that were there before stay."
-    from synthnb.report.pages import write_index
+    from synthnb.pages.index import write_index
     if hasattr(session.config, "workerinput"): return  # other workers may still write
     for folder in sorted({*LOCAL.glob("*"), *LOCAL.glob("*/*")} - session.config.stash[BEFORE]):
         if folder.is_dir(): shutil.rmtree(folder)

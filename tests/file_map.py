@@ -7,7 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "nbs" / "README.md"
 # a wing imports from the wings before it, and within a wing a notebook from those before it; studies import options
 # alone, and the maker of data/glyph is imported by the command alone
-WINGS = ("base", "artefacts", "data", "learn", "generate", "glyph", "lab", "studies", "engine", "report", "interface")
+WINGS = ("base", "artefacts", "data", "learn", "generate", "glyph", "lab", "studies", "engine", "report", "pages",
+         "interface")
 START, END = "<!-- written by `make export` from the notebooks' first lines -->", "<!-- end -->"
 
 

@@ -1,4 +1,5 @@
 """A study with invented numbers, for tests of the report: it has what `study.Experiment` has, and trains nothing."""
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +27,7 @@ class Cell:
     "An arm: its setting and images that stand for its training set and pool."
     def __init__(self, arm, setting, seeds):
         self.setting, self.seeds, self.world = setting, seeds, embedded_world(setting.dataset)
-        self.notebook = f"{arm.replace(' ', '-')}.ipynb"
+        self.notebook = f"{re.sub('[^a-z0-9]+', '-', arm)}-0f.ipynb"
 
     def training_images(self, seed):
         data = load_world(self.setting.dataset)

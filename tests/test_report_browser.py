@@ -12,7 +12,8 @@ import simulated
 
 from synthnb.base.environment import ROOT
 from synthnb.engine.execute import execute_notebook
-from synthnb.report import pages
+from synthnb.pages import study as pages
+from synthnb.pages.index import write_index
 
 pytestmark = pytest.mark.xdist_group("browser")  # one worker runs them all: one page, one browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -87,7 +88,7 @@ def test_skips_what_has_not_changed(page):
     pages.write_report(simulated.Experiment(replicated=True), page.parent)
     assert page.stat().st_mtime_ns == before
     assert time.process_time() - start < 1, "a wall clock would measure the tests beside"
-    index = pages.write_index(page.parents[2]).read_text()
+    index = write_index(page.parents[2]).read_text()
     assert 'href="digits-wild/synthetic_ratio/index.html"' in index
     assert "On digits-wild, “real + 3x synthetic” is" in index and "71 of 72 results, 1 failed" in index
 

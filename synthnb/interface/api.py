@@ -23,8 +23,9 @@ from ..lab.study import Experiment, open_experiment
 from ..lab.views import figure_image
 from ..learn.metrics import METRICS, TABLES
 from ..report.evidence import Evidence
-from ..report.pages import write_index, write_report
-from ..report.published import compare_published, publish_report, staleness
+from ..pages.index import write_index
+from ..pages.study import write_report
+from ..pages.published import compare_published, publish_report, staleness
 
 if TYPE_CHECKING:
     import pandas as pd

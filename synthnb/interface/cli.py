@@ -38,7 +38,7 @@ from ..lab.statistics import Comparison, compare, seeds_needed
 from ..lab.study import Experiment, find_study, published_values, study_names
 from ..lab.testbed import find_testbed, is_file, is_registered, testbed_names, write_testbed
 from ..learn.metrics import METRICS, format_number
-from ..report.pages import page_metadata
+from ..pages.page import page_metadata
 
 # %% ../../nbs/interface/01_cli.ipynb #963e8192
 HELP = "Does synthetic data help, how much, and which design choice matters?"

@@ -126,7 +126,8 @@ def forest_table(
     if not findings: return ""
     low, high, ticks = forest_scale([c for f in findings for c in (f.first, f.replication) if c])
     names, metric = arm_names(evidence.experiment, evidence.rows), METRICS[evidence.experiment.lead]
-    head = ["contrast", scale_axis(low, high, ticks), metric.difference_head, "verdict", "predicted", "on further seeds"]
+    head = ["contrast", scale_axis(low, high, ticks), metric.difference_head, "verdict", "predicted",
+        "on further seeds"]
     contrast = Markup("{}<small>against {}</small>")
     body = [(contrast.format(names[f.first.arm], names[f.first.reference]), [
         f'<td class="plot">{_plot(f, low, high)}</td>', difference_cell(f.first), verdict_cell(f.first),

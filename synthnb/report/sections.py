@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['VARIED_PARTS', 'count_results', 'format_seeds', 'status_line', 'header', 'banner', 'warning_list', 'typeset',
            'sentence_to_copy', 'bibtex', 'prediction_section', 'metric_notes', 'control_notes', 'seed_variation',
-           'failure_blocks', 'environment_list', 'data_notes', 'download_links']
+           'failure_blocks', 'environment_list', 'data_notes', 'download_links', 'guarded']
 
 # %% ../../nbs/report/04_sections.ipynb #54f25579
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -245,3 +245,14 @@ def download_links(
         for arm, path in paths.items())
     return (f'<ul class="links">{found}</ul>'
         + (f'<h3>Executed notebooks</h3><ul class="links">{books}</ul>' if books else ""))
+
+# %% ../../nbs/report/04_sections.ipynb #d9ec832d
+def guarded(
+    make: Callable[[], str],  # returns HTML
+    what: str,  # what it shows, such as "the learning curves"
+) -> str:  # HTML: what `make` returns, or a red line with the error
+    "Make a part of a page; an error is shown in its place."
+    try: return make()
+    except Exception as e:
+        error = " ".join(f"{type(e).__name__}: {e}".split())
+        return f'<p class="failure"><b>Not shown: {escape(what)}.</b> {escape(error)}</p>'
