@@ -186,7 +186,7 @@ class Experiment:
         return {**self.source, "seeds": list(self.seeds), "scale": self.scale, "overrides": self.overrides}
 
     @cached_property
-    def replication(self) -> "Experiment":
+    def replication(self) -> "Experiment":  # with seeds of its own
         "The same study on as many further seeds: they follow the last one, so that no result decides which they are."
         first = max(self.seeds) + 1
         return replace(self, seeds=tuple(range(first, first + len(self.seeds))))

@@ -41,35 +41,41 @@ class ArmView:
     notebook: str = ""  # link to the executed notebook; empty where there is none
 
     @cached_property
-    def cell(self) -> "Cell":  # the arm with its seeds
+    def cell(self) -> "Cell":  # with its seeds
+        "The arm."
         return self.experiment.cells[self.name]
 
     @cached_property
-    def seeds(self) -> list[int]:  # finished ones
+    def seeds(self) -> list[int]:  # in order
+        "The finished seeds."
         return [seed for seed in self.cell.seeds if self.cell.store.has(self.cell.ends[seed].key)]
 
     @cached_property
-    def rows(self) -> pd.DataFrame:  # of the finished seeds
+    def rows(self) -> pd.DataFrame:  # tidy rows
+        "The rows of the finished seeds."
         return self.cell.results()
 
     @cached_property
-    def artefacts(self) -> dict[str, Artefact]:  # key -> artefact of any seed, each once
+    def artefacts(self) -> dict[str, Artefact]:  # by key
+        "What any seed of the arm needs, each artefact once."
         return {key: a for seed in self.cell.seeds for key, a in self.cell.artefacts(seed).items()}
 
     def values(
         self,
         metric: str,  # a name in `METRICS`
         part: str | None = None,  # slice; the metric's own where None
-    ) -> pd.Series:  # final value by seed
+    ) -> pd.Series:  # by seed
+        "Return the final values of a metric."
         return final_values(self.rows, metric, part).droplevel("arm")
 
-    def phases(self) -> dict[str, Artefact]:  # phase -> weights of the first finished seed
+    def phases(self) -> dict[str, Artefact]:  # phase -> weights
+        "Return the phases of the first finished seed's training."
         return self.cell.training(self.seeds[0])
 
 # %% ../../nbs/pages/01_arm_results.ipynb #fb168a6b
 def option_text(
     value: Any,  # of an option; JSON
-) -> str:
+) -> str:  # plain text
     "Return an option's value much as YAML would write it, without the folders of an absolute path."
     if value is None or value == {}: return ABSENT
     if isinstance(value, dict): return f"{{{', '.join(f'{k}: {option_text(v)}' for k, v in value.items())}}}"
@@ -116,7 +122,7 @@ def _options(
 
 # %% ../../nbs/pages/01_arm_results.ipynb #08c3ebfe
 def headline(
-    arm: ArmView,
+    arm: ArmView,  # with at least one finished seed
 ) -> str:  # plain text
     "State the mean of the lead metric over the finished seeds."
     metric, found = METRICS[arm.experiment.lead], arm.values(arm.experiment.lead)
@@ -155,8 +161,8 @@ def _seeds_table(
     return html_table(with_note(caption, head), head, body, range(1, len(columns) + 1))
 
 # %% ../../nbs/pages/01_arm_results.ipynb #0dbe2c5a
-SHEET = 30_000  # most bytes of a contact sheet's HTML
-GALLERIES = 32_000  # of all galleries of a page together
+SHEET = 26_000  # most bytes of a contact sheet's HTML
+GALLERIES = 27_000  # of all galleries of a page together
 THUMBNAILS = ((64, 128), (48, 64), (32, 64), (24, 32), (16, 32))  # pixels and colours of a gallery's images
 SHOWN = 8  # images of a gallery
 SHEETS = ((64, 3), (48, 3), (32, 3), (32, 2), (24, 2), (24, 1), (16, 1))  # pixels and images of each class of a sheet

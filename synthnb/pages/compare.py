@@ -47,17 +47,17 @@ def _checked(
     return list(studies)
 
 def study_label(
-    study: Experiment,
+    study: Experiment,  # a study on a testbed
 ) -> str:  # such as "synthetic_ratio on digits; base = 20"
     "Name a study with its testbed and what was set."
     more = [variant(study), "debug scale" if study.scale == "debug" else ""]
     return "; ".join([f"{study.spec.name} on {study.testbed.name}", *filter(None, more)])
 
 def shares_test_images(
-    one: Experiment,
-    other: Experiment,
+    one: Experiment,  # a study on a testbed
+    other: Experiment,  # another
     arm: str,  # an arm of both
-) -> bool:
+) -> bool:  # by the data sets' identities
     "Whether an arm is tested on the same images in two studies."
     return len({study.cells[arm].world.dataset.key for study in (one, other)}) == 1
 

@@ -75,8 +75,8 @@ def forest_scale(
 
 def _plot(
     finding: Finding,  # one contrast
-    low: float,  # of the scale
-    high: float,
+    low: float,  # lowest value of the scale
+    high: float,  # highest value of the scale
 ) -> Markup:  # SVG
     "Draw a contrast's intervals."
     return draw_intervals(*(comparison and numbers(comparison) for comparison in (finding.first, finding.replication)),
@@ -85,8 +85,8 @@ def _plot(
 def draw_intervals(
     first: dict[str, float | None],  # difference, low, high in the metric's unit
     further: dict[str, float | None] | None,  # the same on further seeds; None where not run
-    low: float,  # of the scale
-    high: float,
+    low: float,  # lowest value of the scale
+    high: float,  # highest value of the scale
 ) -> Markup:  # SVG; the numbers stand beside it, so that it is hidden from screen readers
     "Draw the intervals of one contrast."
     def x(value): return WIDTH * (min(max(value, low), high) - low) / (high - low)
@@ -100,9 +100,9 @@ def draw_intervals(
     return Markup(f'<svg class="forest" viewBox="-6 0 {WIDTH + 12} {HEIGHT}" aria-hidden="true">{"".join(marks)}</svg>')
 
 def scale_axis(
-    low: float,  # of the scale
-    high: float,
-    ticks: list[float],
+    low: float,  # lowest value of the scale
+    high: float,  # highest value of the scale
+    ticks: list[float],  # in ascending order
 ) -> Markup:  # SVG
     "Draw the scale of a forest plot."
     at = [(WIDTH * (tick - low) / (high - low), f"{tick:g}".replace("-", "−")) for tick in ticks]
@@ -205,7 +205,7 @@ def _details(
 # %% ../../nbs/report/03_contrasts.ipynb #1890dcaf
 def forest_figure(
     evidence: Evidence,  # of a study on a testbed, with at least one contrast
-) -> Figure:
+) -> Figure:  # one row for each contrast
     "Draw the forest plot of the declared contrasts."
     findings, metric = evidence.findings, METRICS[evidence.experiment.lead]
     labels = [f"{shortened(f.first.arm)}\nagainst {shortened(f.first.reference)}" for f in findings]

@@ -120,7 +120,7 @@ class Evidence:
         return compare(together, self.experiment.spec.pairs, self.experiment.spec.alpha, self.experiment.lead)
 
     @property
-    def classes(self) -> int:
+    def classes(self) -> int:  # at least 2
         "How many classes the data set has."
         return next(iter(self.experiment.cells.values())).world.shape.classes
 

@@ -114,7 +114,7 @@ def seeds_figure(
 def shortened(
     name: str,  # of an arm or a class
     most: int = 44,  # letters
-) -> str:
+) -> str:  # at most that long
     "Cut a long name for a figure."
     return name if len(name) <= most else name[:most - 1] + "…"
 
