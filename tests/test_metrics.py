@@ -13,7 +13,10 @@ from runs import command
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
 from synthnb.lab.study import Experiment, open_experiment
-from synthnb.learn.metrics import METRICS, OUTCOMES
+from synthnb.learn.measures import SLICES, make_logits
+from synthnb.learn.metrics import METRICS, OUTCOMES, confusion
+from synthnb.learn.models import model_outputs
+from synthnb.learn.task import OUTPUTS
 from synthnb.report import pages, tables
 
 STUDY = """
@@ -166,6 +169,19 @@ def test_blank_images_duplicates_and_near_copies_are_measured(by_kid_with_copies
     assert not found.loc["noise"].to_numpy().any()
     pools = tables.pools_table(rows, list(by_kid_with_copies.spec.arms), "kid")
     assert all(f"{METRICS[name].head} †" in pools for name in names)
+
+
+def test_a_task_keeps_what_it_chooses_of_its_outputs(by_kid_with_copies, monkeypatch):
+    "Here a confusion matrix in place of the logits of every image."
+    def counts(model, x, y):
+        return [{"counts": confusion(logits.argmax(1), labels, 10)}
+            for logits, labels in zip(model_outputs(model, x), y, strict=True)]
+    monkeypatch.setitem(OUTPUTS, "classification", counts)
+    cell = by_kid_with_copies.cells["noise"]
+    [found] = make_logits(cell.of_kind(0, "logits"), cell.store)
+    assert found.keys() == {"counts"} and found["counts"].keys() == set(SLICES)
+    top1 = cell.results().query("seed == 0 and metric == 'top1' and step == 24").set_index("slice").value
+    assert all(table.trace() / table.sum() == top1[name] for name, table in found["counts"].items())
 
 
 def by_kid(**asked):

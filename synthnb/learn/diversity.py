@@ -60,11 +60,11 @@ class ClassDiversity(TypedDict):
 
 def class_diversity(
     features: np.ndarray,  # (n, d) of all classes; BadInput when one that counts is zero or not finite
-    y: np.ndarray,  # (n,) their classes
+    strata: np.ndarray,  # (n,) their classes
 ) -> ClassDiversity | None:  # None where no class has two images
     "Return the diversity within a class, averaged over classes with equal weight."
-    labels, counts = np.unique(np.asarray(y), return_counts=True)
-    groups = [features[np.asarray(y) == label] for label in labels[counts > 1]]
+    labels, counts = np.unique(np.asarray(strata), return_counts=True)
+    groups = [features[np.asarray(strata) == label] for label in labels[counts > 1]]
     if not groups: return None
     sizes = [len(f) for f in groups]
     return ClassDiversity(vendi=float(np.mean([vendi(f) for f in groups])),
