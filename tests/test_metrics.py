@@ -13,7 +13,10 @@ from runs import command
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
 from synthnb.lab.study import Experiment, open_experiment
-from synthnb.learn.metrics import METRICS, OUTCOMES
+from synthnb.learn.measures import SLICES, make_logits
+from synthnb.learn.metrics import METRICS, OUTCOMES, confusion
+from synthnb.learn.models import model_outputs
+from synthnb.learn.task import OUTPUTS
 from synthnb.report import pages, tables
 
 STUDY = """
@@ -29,30 +32,49 @@ contrasts: [[rendered, noise], [rendered, real only]]
 """
 
 
-# ---- KID
+# ---- memory
 
 PEAK = """
-import resource, sys
+import resource
 import numpy as np
 from synthnb.base.environment import one_thread
 one_thread()
+from synthnb.learn.diversity import check_pool
 from synthnb.learn.metrics import kid
-from sklearn.metrics.pairwise import polynomial_kernel
-features = np.random.default_rng(0).normal(size=(int(sys.argv[1]), 128)).astype(np.float32)
-kid(features[:64], features[64:128])
+draw = np.random.default_rng(0)
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-found = kid(features, features[:200] + np.float32(0.1))
-assert 0 < found < 10, found
-print((peak() - before) / 1024)
+def more(function, a, b):  # MB
+    function(a[:64], a[64:128])
+    before = peak()
+    found = function(a, b)
+    assert found, found
+    return (peak() - before) / 1024
 """
+KID = PEAK + """
+a = draw.normal(size=({images}, 128)).astype(np.float32)
+print(more(kid, a, a[:200] + np.float32(0.1)))
+"""
+CHECKS = PEAK + """
+x = draw.integers(0, 256, ({images}, 1, 16, 16), dtype=np.uint8)
+print(more(check_pool, x[::2], x[1::2]))
+"""
+
+def more_memory(code, **numbers):
+    "MB that a function takes in a process of its own."
+    done = subprocess.run([sys.executable, "-c", code.format(**numbers)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
 
 @pytest.mark.parametrize("images, most", [(13_000, 600), pytest.param(45_000, 1000, marks=pytest.mark.slow)])
 def test_kid_holds_no_matrix_of_all_pairs(images, most):
     "The matrix of 13,000 images takes 1,289 MB, that of 45,000 takes 15 GB."
-    done = subprocess.run([sys.executable, "-c", PEAK, str(images)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < most, f"{done.stdout} MB more than before"
+    assert more_memory(KID, images=images) < most
+
+
+def test_checks_of_a_pool_hold_no_matrix_of_all_distances():
+    "That of 6,000 images to 6,000 takes 288 MB; the blocks take 68 MB for 20,000, too."
+    assert more_memory(CHECKS, images=12_000) < 150
 
 
 def test_the_registry_needs_numpy_alone():
@@ -98,10 +120,33 @@ def test_without_metrics_the_lead_of_the_task_decides(tmp_path):
     assert experiment.spec.metrics == () and experiment.lead == experiment.task_lead == "top1"
 
 
-def test_a_study_by_kid(tmp_path):
-    "Real cells: the contrasts take KID of the pools; an arm without a pool is not judged."
-    experiment = open_experiment(written(tmp_path, STUDY), "digits-wild", seeds=3, scale="debug")
-    for cell in experiment.cells.values(): cell.make()
+COPIES = """
+import numpy as np
+
+def draw(y, rng, real_x):
+    x = np.resize(real_x, (len(y), *real_x.shape[1:]))
+    x[:4] = 0
+    return x
+"""
+
+@pytest.fixture(scope="module")
+def by_kid_with_copies(tmp_path_factory):
+    "Real cells of STUDY; of twenty copies of a seed's real images four are blank."
+    folder = tmp_path_factory.mktemp("pools")
+    (folder / "copies.py").write_text(COPIES)
+    more = "  copies: {generator: {kind: own, function: 'copies:draw'}}\ncontrasts:"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("SYNTHNB_HOME", str(folder / "store"))
+        experiment = open_experiment(written(folder, STUDY.replace("contrasts:", more)), "digits-wild", seeds=3,
+            scale="debug")
+        for cell in experiment.cells.values(): cell.make()
+        yield experiment
+
+
+def test_a_study_by_kid(by_kid_with_copies):
+    "The contrasts take KID of the pools; an arm without a pool is not judged."
+    experiment = by_kid_with_copies
     rows, values = experiment.rows(), experiment.values()
     assert experiment.lead == "kid" and experiment.task_lead == "top1"
     assert values == experiment.values("kid", "pool") and len(values["noise"]) == 3 and values["real only"] == {}
@@ -112,6 +157,31 @@ def test_a_study_by_kid(tmp_path):
     page = tables.main_table(experiment, rows)
     assert tables.main_head(experiment)[1:4] == ["KID", "n", "Δ KID"] and "of the synthetic images, mean ±" in page
     assert tables.main_head(experiment)[6:8] == ["top-1 % †", "train % †"] and "fidelity % †" in page
+
+
+def test_blank_images_duplicates_and_near_copies_are_measured(by_kid_with_copies):
+    rows = by_kid_with_copies.rows()
+    names = [name for name, metric in METRICS.items() if metric.alarm is not None]
+    found = rows[rows.metric.isin(names)].pivot(index=["arm", "seed"], columns="metric", values="value")[names]
+    assert found.groupby("arm").size().to_dict() == {"copies": 3, "noise": 3, "rendered": 3}, "absent without images"
+    # twenty images: four blank ones, three of which repeat the first, and sixteen real ones
+    assert found.loc["copies"].to_numpy().tolist() == 3 * [[4 / 20, 3 / 20, 16 / 20]]
+    assert not found.loc["noise"].to_numpy().any()
+    pools = tables.pools_table(rows, list(by_kid_with_copies.spec.arms), "kid")
+    assert all(f"{METRICS[name].head} †" in pools for name in names)
+
+
+def test_a_task_keeps_what_it_chooses_of_its_outputs(by_kid_with_copies, monkeypatch):
+    "Here a confusion matrix in place of the logits of every image."
+    def counts(model, x, y):
+        return [{"counts": confusion(logits.argmax(1), labels, 10)}
+            for logits, labels in zip(model_outputs(model, x), y, strict=True)]
+    monkeypatch.setitem(OUTPUTS, "classification", counts)
+    cell = by_kid_with_copies.cells["noise"]
+    [found] = make_logits(cell.of_kind(0, "logits"), cell.store)
+    assert found.keys() == {"counts"} and found["counts"].keys() == set(SLICES)
+    top1 = cell.results().query("seed == 0 and metric == 'top1' and step == 24").set_index("slice").value
+    assert all(table.trace() / table.sum() == top1[name] for name, table in found["counts"].items())
 
 
 def by_kid(**asked):

@@ -60,11 +60,11 @@ class ClassDiversity(TypedDict):
 
 def class_diversity(
     features: np.ndarray,  # (n, d) of all classes; BadInput when one that counts is zero or not finite
-    y: np.ndarray,  # (n,) their classes
+    strata: np.ndarray,  # (n,) their classes
 ) -> ClassDiversity | None:  # None where no class has two images
     "Return the diversity within a class, averaged over classes with equal weight."
-    labels, counts = np.unique(np.asarray(y), return_counts=True)
-    groups = [features[np.asarray(y) == label] for label in labels[counts > 1]]
+    labels, counts = np.unique(np.asarray(strata), return_counts=True)
+    groups = [features[np.asarray(strata) == label] for label in labels[counts > 1]]
     if not groups: return None
     sizes = [len(f) for f in groups]
     return ClassDiversity(vendi=float(np.mean([vendi(f) for f in groups])),
@@ -107,7 +107,7 @@ def _squared(
 # %% ../../nbs/learn/01_diversity.ipynb #34cf5ac0
 class PoolChecks(TypedDict):
     "Shares of a pool's images, 0..1."
-    blank: float  # pixels deviate less than half as much as those of the flattest real image
+    blank: float  # standard deviation of the pixels below a tenth of the median real image's
     duplicate: float  # equal to the byte to an earlier image of the pool
     near_copy: float  # not blank, and nearer to a real image than 99 % of real images are to any other
 
@@ -115,8 +115,8 @@ def blank_images(
     x: np.ndarray,  # synthetic images, uint8 (N, C, H, W)
     real: np.ndarray,  # real training images, uint8 (R, C, H, W), one or more
 ) -> np.ndarray:  # bool (N,)
-    "Say which images are blank; half the least deviation of real images parts them from dim or faint ones."
-    return pixel_deviation(x) < pixel_deviation(real).min() / 2
+    "Say which images are blank: a tenth of the contrast of the median real image is less than faint ones have."
+    return pixel_deviation(x) < np.median(pixel_deviation(real)) / 10
 
 def duplicate_images(
     x: np.ndarray,  # uint8 (N, C, H, W)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDS', 'SCORES', 'Score', 'check_score', 'random_scores', 'check_scores', 'keep_best', 'first_kept_per_class',
-           'check_mask', 'make_scores', 'checkpoints', 'used_pool', 'scored_pool', 'kept_indices']
+           'check_mask', 'make_scores', 'checkpoints', 'used_pool', 'scored_pool', 'used_strata', 'kept_indices']
 
 # %% ../../nbs/learn/04_filters.ipynb #f79c659d
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ..base.errors import BadInput, suggest
 from ..base.options import Recipe
 from ..base.random_streams import rng
 from ..base.validation import is_plugin
-from ..data.datasets import Dataset, Pool, load_dataset, load_pool
+from ..data.datasets import Dataset, Pool, load_dataset, load_pool, load_strata
 from ..data.images import resize
 from ..data.splits import base_images
 
@@ -81,28 +81,28 @@ def check_scores(
 # %% ../../nbs/learn/04_filters.ipynb #7dafcee0
 def keep_best(
     scores: np.ndarray,  # float (N,)
-    y: np.ndarray,  # labels, int64 (N,)
+    strata: np.ndarray,  # int64 (N,)
     keep: float,  # share of each class to keep, above 0 and at most 1
 ) -> np.ndarray:  # bool (N,): what is kept; the number per class is rounded up
     "Keep the highest scores of each class; the earlier one of equal scores."
-    mask = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = np.flatnonzero(y == label)
+    mask = np.zeros(len(strata), bool)
+    for label in np.unique(strata):
+        members = np.flatnonzero(strata == label)
         order = members[np.argsort(-scores[members], kind="stable")]
         mask[order[:int(np.ceil(keep * len(members) - 1e-9))]] = True
     return mask
 
 def first_kept_per_class(
     mask: np.ndarray,  # bool (N,): what a filter kept
-    y: np.ndarray,  # labels, int64 (N,)
+    strata: np.ndarray,  # int64 (N,)
     n: int,  # images wanted per class
     classes: Sequence[str],  # class names
 ) -> np.ndarray:  # int64 (n * classes,), increasing; BadInput where a class has fewer
     "Return the indices of the first n kept images of each class."
-    chosen = [np.flatnonzero(mask & (y == k))[:n] for k in range(len(classes))]
+    chosen = [np.flatnonzero(mask & (strata == k))[:n] for k in range(len(classes))]
     for name, kept, k in zip(classes, chosen, range(len(classes))):
         if len(kept) == n: continue
-        candidates = int((y == k).sum())
+        candidates = int((strata == k).sum())
         raise BadInput(
             f"filter: {len(kept)} of {candidates} candidates of class {name!r} were kept, {n} are needed; a smaller "
             f"filter.keep makes more candidates, and filter.fill = false lets the pool shrink")
@@ -209,6 +209,16 @@ def scored_pool(
     scores = np.concatenate([fetch(a, store)["scores"] for a in weights.inputs["scores"]])[:len(pool)]
     return Pool(pool.x, pool.y, pool.provenance.assign(filter_score=scores))
 
+def used_strata(
+    weights: Artefact,  # of kind weights, with shards among its inputs
+    classes: Sequence[str],  # class names
+    store: Store,  # where to read
+) -> tuple[np.ndarray, np.ndarray]:  # positions in the pool, increasing, and strata of the images that are used
+    "Return which images of its pool a phase trains on, and their strata."
+    kept = (kept_indices(weights, scored_pool(weights, classes, store), classes) if "filter" in weights.spec
+        else np.arange(weights.spec["mix"]["synthetic"] * len(classes)))
+    return kept, load_strata(weights.inputs["shards"], store)[kept]
+
 def kept_indices(
     weights: Artefact,  # of kind weights, with a filter
     pool: Pool,  # from `scored_pool`
@@ -216,19 +226,19 @@ def kept_indices(
 ) -> np.ndarray:  # positions in the pool, increasing; BadInput where a filter keeps too few to fill up, or nothing
     "Return the positions of the candidates that are used."
     spec = weights.spec["filter"]
-    mask = _filter_mask(spec, pool.provenance["filter_score"].to_numpy(), pool.y)
-    if spec["fill"]: return first_kept_per_class(mask, pool.y, weights.spec["mix"]["synthetic"], classes)
+    mask = _filter_mask(spec, pool)
+    if spec["fill"]: return first_kept_per_class(mask, pool.strata, weights.spec["mix"]["synthetic"], classes)
     if not mask.any():
         raise BadInput(f"filter: none of {len(pool)} candidates were kept; filter.keep = 0 says so from the start")
     return np.flatnonzero(mask)
 
 def _filter_mask(
     spec: dict[str, Any],  # keep, rule; for a user's rule also options and code
-    scores: np.ndarray,  # float (N,)
-    y: np.ndarray,  # int64 (N,)
+    pool: Pool,  # from `scored_pool`
 ) -> np.ndarray:  # bool (N,)
     "Apply the filter's rule to the scores."
-    if spec["rule"] == "best": return keep_best(scores, y, spec["keep"])
+    scores = pool.provenance["filter_score"].to_numpy()
+    if spec["rule"] == "best": return keep_best(scores, pool.strata, spec["keep"])
     rule = plugins.load(spec["rule"], spec["code"])
-    return check_mask(plugins.call_with(rule, scores, y, offered={"keep": spec["keep"]}, options=spec["options"]),
-        len(y), spec["rule"])
+    return check_mask(plugins.call_with(rule, scores, pool.y, offered={"keep": spec["keep"]}, options=spec["options"]),
+        len(pool), spec["rule"])

@@ -29,26 +29,26 @@ def fit_judge(
     spec: Judge,  # network and optimisation
     dataset: Dataset,  # the real images
     x: np.ndarray,  # training images, uint8 (N, C, S, S): the train split, several views where a world composes them
-    y: np.ndarray,  # labels, int64 (N,)
+    strata: np.ndarray,  # int64 (N,), whatever the targets of the task are
     folder: Path | None,  # of its checkpoint
 ) -> dict:  # weights; features of the train split, float32 (N, d); their kernel_mean; val_top1: its own accuracy
     "Train the judge, which filters and trainings never use."
     recipe, val = spec.recipe(), dataset.part("val")
     index = batch_indices(len(x), 0, None, recipe.batch, recipe.steps, rng("judge", "batches"))
-    probes = [{"val": (dataset.x[val], dataset.y[val])}]
-    trained = train_classifiers([x], [y], [index], recipe, [JUDGE_SEED], dataset.classes, TASKS["classification"],
+    probes = [{"val": (dataset.x[val], dataset.strata[val])}]
+    trained = train_classifiers([x], [strata], [index], recipe, [JUDGE_SEED], dataset.classes, TASKS["classification"],
         probes, [folder])
     model = restore_model(recipe, x.shape[1], x.shape[-1], len(dataset.classes), [trained[0]["weights"]])
     features = model_outputs(model, [dataset.x[dataset.part("train")]], "features")[0]
     return {"weights": trained[0]["weights"], "features": features, "kernel_mean": kernel_mean(features),
-        "val_top1": top_k(model_outputs(model, [dataset.x[val]])[0], dataset.y[val])}
+        "val_top1": top_k(model_outputs(model, [dataset.x[val]])[0], dataset.strata[val])}
 
 def pool_quality(
     spec: Judge,  # as for `fit_judge`
     judge: dict,  # from `fit_judge`
     dataset: Dataset,  # the real images
     x: np.ndarray,  # synthetic images as used for training, uint8 (N, C, S, S); N may be 0
-    y: np.ndarray,  # the labels they were generated for, int64 (N,)
+    strata: np.ndarray,  # what they were generated for, int64 (N,)
 ) -> list[tuple[str, str, float, int]]:  # slice, metric, value, n; what cannot be measured is left out
     "Return a pool's fidelity and KID against the real train split, and the judge's own accuracy on val."
     rows = [("val", "judge_top1", judge["val_top1"], len(dataset.part("val")))]
@@ -56,7 +56,7 @@ def pool_quality(
     model = restore_model(spec.recipe(), x.shape[1], x.shape[-1], len(dataset.classes), [judge["weights"]])
     features = model_outputs(model, [x], "features")[0]
     rows.append(("pool", "kid", kid(judge["features"], features, judge["kernel_mean"]), len(x)))
-    rows.append(("pool", "fidelity", fidelity(model_outputs(model, [x])[0], y), len(x)))
+    rows.append(("pool", "fidelity", fidelity(model_outputs(model, [x])[0], strata), len(x)))
     return [row for row in rows if row[2] is not None]
 
 # %% ../../nbs/learn/07_judge.ipynb #7d8f8db9
@@ -69,6 +69,6 @@ def make_judge(
     origin = judge.inputs["dataset"][0]
     dataset = load_dataset(origin, store)
     train = dataset.part("train")
-    x, y = (training_views(origin.spec["name"], spec.views) if "name" in origin.spec
-        else (dataset.x[train], dataset.y[train]))
-    return [fit_judge(spec, dataset, x, y, store.partial(judge.key))]
+    x, strata = (training_views(origin.spec["name"], spec.views) if "name" in origin.spec
+        else (dataset.x[train], dataset.strata[train]))
+    return [fit_judge(spec, dataset, x, strata, store.partial(judge.key))]

@@ -18,7 +18,7 @@ from ..artefacts.store import Store
 from ..base.options import Judge, Recipe
 from ..base.plugins import import_function
 from ..data.datasets import load_dataset
-from .filters import kept_indices, scored_pool
+from .filters import used_strata
 from .mix import training_set
 
 # %% ../../nbs/learn/08_measures.ipynb #fc069f58
@@ -27,10 +27,10 @@ SLICES = ("test", "val", "train", "synthetic")  # images that a trained classifi
 def make_logits(
     todo: list[Artefact],  # one of kind logits
     store: Store,  # where to read
-) -> list[dict]:  # logits: slice -> float32 (N, classes); targets: slice -> labels (N,)
-    "Compute the outputs of a trained seed on test, val, and the images that it trained on."
+) -> list[dict]:  # part that the task keeps -> slice -> array; see `learn.task.OUTPUTS`
+    "Compute what is kept of a trained seed's outputs on test, val, and the images that it trained on."
     from synthnb.learn.models import restore_model
-    from synthnb.learn.task import PREDICT
+    from synthnb.learn.task import OUTPUTS
     phases = todo[0].inputs["weights"]
     dataset, spec = load_dataset(todo[0].inputs["dataset"][0], store), phases[-1].spec
     x, y, synthetic = training_set(phases, store)
@@ -39,8 +39,8 @@ def make_logits(
         if which.any()}
     model = restore_model(Recipe(**spec["recipe"]), dataset.x.shape[1], dataset.x.shape[-1], len(dataset.classes),
         [fetch(phases[-1], store, "weights")["weights"]])
-    return [{"logits": {name: PREDICT[spec["task"]](model, [images])[0] for name, (images, _) in parts.items()},
-        "targets": {name: labels for name, (_, labels) in parts.items()}}]
+    kept = {name: OUTPUTS[spec["task"]](model, [images], [targets])[0] for name, (images, targets) in parts.items()}
+    return [{part: {name: found[part] for name, found in kept.items()} for part in kept["test"]}]
 
 # %% ../../nbs/learn/08_measures.ipynb #3ee6fafa
 Rows = list[tuple[str, str, float, int]]  # slice, metric, value, n
@@ -67,9 +67,9 @@ def outcomes(
     from synthnb.learn.task import TASKS
     spec = measure.inputs["weights"][-1].spec
     found = fetch(measure.inputs["logits"][0], store)
-    parts = [{name: found[what][name] for name in SLICES if name in found[what]} for what in ("logits", "targets")]
+    kept = {name: {part: values[name] for part, values in found.items() if name in values} for name in SLICES}
     classes = load_dataset(measure.inputs["dataset"][0], store).classes
-    table = TASKS[spec["task"]].metrics(*parts, classes, 0)
+    table = TASKS[spec["task"]].metrics({name: parts for name, parts in kept.items() if parts}, classes, 0)
     return list(table[["slice", "metric", "value", "n"]].itertuples(index=False, name=None))
 
 def pool(
@@ -79,8 +79,10 @@ def pool(
     "Compute fidelity and KID of the synthetic images that were trained on."
     from synthnb.learn.judge import pool_quality
     judge, dataset = measure.inputs["judge"][0], load_dataset(measure.inputs["dataset"][0], store)
-    x, y, synthetic = training_set(measure.inputs["weights"], store)
-    return pool_quality(Judge(**judge.spec["judge"]), fetch(judge, store), dataset, x[synthetic], y[synthetic])
+    x, _, synthetic = training_set(measure.inputs["weights"], store)
+    drawn = [weights for weights in measure.inputs["weights"] if weights.inputs["shards"]]
+    strata = used_strata(drawn[-1], dataset.classes, store)[1] if drawn else np.empty(0, np.int64)
+    return pool_quality(Judge(**judge.spec["judge"]), fetch(judge, store), dataset, x[synthetic], strata)
 
 def diversity(
     measure: Artefact,  # with dataset, features of the pool, and weights among its inputs
@@ -90,11 +92,9 @@ def diversity(
     from synthnb.learn.diversity import class_diversity
     drawn = next(weights for weights in reversed(measure.inputs["weights"]) if weights.inputs["shards"])
     classes = load_dataset(measure.inputs["dataset"][0], store).classes
-    y = np.concatenate([fetch(shard, store, "y")["y"] for shard in drawn.inputs["shards"]])
     features = np.concatenate([fetch(a, store)["features"] for a in measure.inputs["features"]])
-    kept = (kept_indices(drawn, scored_pool(drawn, classes, store), classes) if "filter" in drawn.spec
-        else slice(drawn.spec["mix"]["synthetic"] * len(classes)))
-    found, n = class_diversity(features[kept], y[kept]), len(y[kept])
+    kept, strata = used_strata(drawn, classes, store)
+    found, n = class_diversity(features[kept], strata), len(strata)
     return [("pool", "vendi", found["vendi"], n), ("pool", "clip_distance", found["distance"], n)] if found else []
 
 REAL = 5000  # real images, at least where there are as many, that a pool is checked against

@@ -261,8 +261,8 @@ METRICS = {  # name in the results -> its column
         heading="Vendi score in a class"),
     "clip_distance": Metric("CLIP distance", "the mean cosine distance of two images of a class", "none", "pool",
         digits=3, heading="CLIP distance in a class"),
-    "blank": Metric("blank", "the share of synthetic images that are blank: their pixels deviate less than half as "
-        "much as those of the flattest real training image", "lower", "pool", "%", name="share of blank images",
+    "blank": Metric("blank", "the share of synthetic images that are blank: the standard deviation of their pixels is "
+        "below a tenth of the median real training image's", "lower", "pool", "%", name="share of blank images",
         alarm=0.05, fault="blank"),
     "duplicate": Metric("duplicate", "the share of synthetic images that equal an earlier one of the pool to the byte",
         "lower", "pool", "%", name="share of duplicates", alarm=0.05, fault="duplicates"),

@@ -92,7 +92,7 @@ def concatenate(
 def training_set(
     phases: Sequence[Artefact],  # of kind weights: a phase, or all phases of one training
     store: Store,  # where to read
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images uint8 (N, C, H, W), labels (N,), is_synthetic (N,) bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images uint8 (N, C, H, W), targets (N, ...), is_synthetic (N,) bool
     "Return the images that a seed trains on, real ones first; of several phases the largest real set, the last pool."
     most = max(phases, key=lambda weights: weights.spec["mix"]["real"])  # smaller real sets are prefixes of it
     dataset, real = base_set(most, most.spec["mix"]["real"], store)

@@ -201,7 +201,7 @@ def train_classifiers(
     recipe: Recipe,  # model and optimisation
     seeds: Sequence[int],  # seed the initial weights and the augmentation
     classes: tuple[str, ...],  # class names
-    task: Task,  # augment, loss, predict, metrics
+    task: Task,  # augment, loss, outputs, metrics
     probes: list[dict[str, tuple[np.ndarray, np.ndarray]]],  # per seed: slice -> images, labels; N as in other seeds
     folders: Sequence[Path | None] | None = None,  # of each seed's checkpoint
     every: float = 5.0,  # seconds between checkpoints
@@ -338,9 +338,9 @@ def evaluate_probes(
     step: int,  # executed steps
 ) -> list[list[dict]]:  # of each seed: rows step, slice, metric, value, n
     "Measure all seeds on their slices with the task's metrics."
-    logits = {name: task.predict(model, [p[name][0] for p in probes]) for name in probes[0]}
-    per_seed = [({n: logits[n][k] for n in logits}, {n: p[n][1] for n in logits}) for k, p in enumerate(probes)]
-    return [task.metrics(outputs, y, classes, step).to_dict("records") for outputs, y in per_seed]
+    kept = {name: task.outputs(model, *zip(*(p[name] for p in probes))) for name in probes[0]}
+    per_seed = [{name: kept[name][k] for name in kept} for k in range(len(probes))]
+    return [task.metrics(outputs, classes, step).to_dict("records") for outputs in per_seed]
 
 # %% ../../nbs/learn/06_train.ipynb #3fa742dc
 def make_weights(
