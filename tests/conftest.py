@@ -4,22 +4,12 @@ import json
 import os
 import runpy
 import shutil
-import sys
-from importlib.machinery import SourceFileLoader
 from multiprocessing import forkserver
 from pathlib import Path
 
-
-def execute(loader, module, real=SourceFileLoader.exec_module):
-    "Execute an imported module; an installed one without coverage's tracer, which doubles the time."
-    if "site-packages" not in loader.path or not (tracer := sys.gettrace()): return real(loader, module)
-    sys.settrace(None)
-    try: real(loader, module)
-    finally: sys.settrace(tracer)
-
-
-SourceFileLoader.exec_module = execute
-sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that jsonschema compiles for three seconds; nothing needs it
+OFFLINE = Path(__file__).parent / "offline"
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
+os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import matplotlib
 import pytest
@@ -28,9 +18,6 @@ from filelock import FileLock
 from synthnb.base.environment import ROOT, one_thread
 from synthnb.engine.kernels import start_fork_server
 
-OFFLINE = Path(__file__).parent / "offline"
-runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # guards this process; PYTHONPATH brings it to those that tests start
-os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ["HF_HUB_OFFLINE"] = "1"
 one_thread()
 matplotlib.use("Agg")

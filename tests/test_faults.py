@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import ON, command, counting, finish, journal, synthnb
+from runs import ON, Forked, command, finish, journal
 
 from synthnb.artefacts.store import Store
 from synthnb.engine.plan import repeat_command, status
@@ -45,7 +45,7 @@ arms:
 contrasts: [[one bad seed, good]]
 """
 SEEDS = ("--seeds", "4")
-LIMIT = "TimeoutError: took longer than the time limit of 30 s"
+LIMIT = "TimeoutError: took longer than the time limit of 12 s"
 KILLED = "KernelDied: the kernel was killed, probably out of memory"
 DIED = "RuntimeError: its worker died 3 times, probably out of memory"
 
@@ -55,8 +55,8 @@ def faults(once):
     def run(place):
         (place / "faults.py").write_text(FAULTS)
         (place / "faults.yaml").write_text(STUDY)
-        words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.5")
-        out, err = finish(synthnb(*words, home=place / "store", cwd=place, env=counting()), code=1)
+        words = ("run", "faults.yaml", *ON, *SEEDS, "--time-limit", "0.2")
+        out, err = finish(Forked(*words, home=place / "store", cwd=place), code=1)
         return {"place": str(place), "out": out, "err": err}
     found = once("faults", run)
     place = Path(found["place"])
@@ -91,7 +91,7 @@ def test_run_status_and_page_tell_them(faults):
     for arm in ("one bad seed", "out of memory in training", "hangs in training"):
         notebook = faults["experiment"].cells[arm].notebook
         assert f"notebook: {notebook}" in out and notebook.exists(), "an executed notebook shows where it ended"
-    assert "took longer than the time limit of 30 s" in faults["experiment"].cells[
+    assert "took longer than the time limit of 12 s" in faults["experiment"].cells[
         "hangs in training"].notebook.read_text()
 
 def test_the_command_by_hand_works_as_it_is_printed(faults):

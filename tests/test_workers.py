@@ -11,6 +11,7 @@ from runs import ON, Forked, by_hand, command, counting, end, finish, journal, o
 
 from synthnb.artefacts.store import Store
 from synthnb.engine.batch_systems import SYSTEMS, job_script
+from synthnb.engine.kernels import WORKER_PRELOAD, Kernel, start_fork_server
 
 pytestmark = pytest.mark.timeout(600)  # on a machine that others use as well
 
@@ -41,6 +42,12 @@ def test_four_workers_started_by_hand_in_other_folders_give_the_same_results(stu
     assert len(makers) > 4, "workers, and the kernels of their notebooks"
     assert not any("synthnb" in str(path)
         for path in hand.place.rglob("*.ipynb")), "nothing is written where a worker was started"
+
+def test_a_kernel_starts_with_everything_imported():
+    start_fork_server()
+    with Kernel({**os.environ}) as kernel:
+        said = [*kernel.execute(f"import sys; {set(WORKER_PRELOAD)} - set(sys.modules)")]
+    assert said[-1]["content"]["data"]["text/plain"] == "set()"
 
 def test_scripts_for_batch_systems_start_workers_with_names_of_their_own(hand, tmp_path):
     hand.scheduler()
@@ -91,7 +98,7 @@ def test_a_run_waits_for_workers_sends_strangers_home_and_outlives_those_that_di
     said(process, f"waiting: no worker is connected to {hand.address}")
     out = command("status", home=store).stdout
     assert "waiting: no worker is connected to" in out and "not running" not in out
-    first = hand.worker(forked=False)  # the command itself
+    first = hand.worker()
     until(lambda: (store / "journal.txt").exists(), process)
     end(first)
     said(process, "waiting: no worker")

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -81,10 +80,12 @@ def make_glyph(
     return measures
 
 # %% ../../nbs/glyph/02_making.ipynb #fe669e40
-@lru_cache(maxsize=1)
-def digit_classifier() -> Callable[[np.ndarray], np.ndarray]:  # images, uint8 (N, 1, 16, 16) -> classes (N,)
+def digit_classifier(
+    n: int = 20_000,  # renderings to train on
+    steps: int = 900,  # of the training
+) -> Callable[[np.ndarray], np.ndarray]:  # images, uint8 (N, 1, 16, 16) -> classes (N,)
     "Train the classifier of renderings that measures fidelity."
-    (x, y, _, _), recipe = corpus("reader", 20_000), Recipe(width=16, steps=900, together=False)
+    (x, y, _, _), recipe = corpus("reader", n), Recipe(width=16, steps=steps, together=False)
     index = batch_indices(len(x), 0, None, recipe.batch, recipe.steps, random_streams.rng("glyph", "reader", "batches"))
     trained = train_classifiers([x], [y], [index], recipe, [0], DIGITS, TASKS["classification"], [{}])[0]
     model = restore_model(recipe, 1, SIDE, len(DIGITS), [trained["weights"]])
@@ -156,13 +157,15 @@ def attribute_auc(
 def quality(
     folder: Path = GLYPH,  # from `save_pipeline`
     n: int = 1000,  # generated images per guidance scale; half as many per caption for steering
+    classify: Callable[[np.ndarray], np.ndarray] | None = None,  # measures fidelity; default: `digit_classifier()`
 ) -> pd.DataFrame:  # measure, of, value (0..1), n
     "Measure the pipeline and CLIP with plain diffusers and transformers."
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     y = np.arange(n) % len(DIGITS)
     prompts = [class_prompt(DIGITS[label]) for label in y]
-    rows = [("fidelity", f"guidance {w:g}", float((digit_classifier()(draw_images(pipe, prompts, w)) == y).mean()), n)
+    classify = classify or digit_classifier()
+    rows = [("fidelity", f"guidance {w:g}", float((classify(draw_images(pipe, prompts, w)) == y).mean()), n)
         for w in (2.0, 7.5)]
     clip, takes = CLIPModel.from_pretrained(folder / "clip"), CLIPProcessor.from_pretrained(folder / "clip")
     sets = ({"renderings": corpus("zero-shot", 2000)[:2]}
