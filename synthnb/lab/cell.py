@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,15 @@ class Cell:
     seeds: tuple[int, ...]  # seeds of the arm
     ends: dict[int, Artefact]  # seed -> its rows, of which the closure is everything that the seed needs
     store: Store  # where artefacts are
+    differing: tuple[str, ...] = ()  # dotted keys of the options in which the arms of the study differ
 
     def __repr__(self) -> str:
         return f"Cell({self.arm!r} of {self.study} on {self.testbed}, seeds {', '.join(map(str, self.seeds))})"
+
+    def _repr_html_(self) -> str:
+        try: return _cell_html(self)
+        # a display must not fail where the cell itself can be used
+        except Exception as e: return f"<p>{escape(f'{self!r} cannot be shown: {type(e).__name__}: {e}')}</p>"
 
     @cached_property
     def _closures(self) -> dict[int, dict[str, Artefact]]:  # seed -> key -> artefact
@@ -87,6 +94,15 @@ class Cell:
         "Return every option of this arm."
         import pandas as pd
         return pd.DataFrame(flat(self.setting).items(), columns=["option", "value"])
+
+    def states(self) -> dict[int, str]:  # seed -> "done", "missing", or "failed: " with the error
+        "Return the state of each seed."
+        def state(seed):
+            if self.store.has(self.ends[seed].key): return "done"
+            notes = [self.store.partial(key) / "failure.txt" for key in self.artefacts(seed) if not self.store.has(key)]
+            errors = [note.read_text().partition("\n\n")[0] for note in notes if note.exists()]
+            return f"failed: {errors[0]}" if errors else "missing"
+        return {seed: state(seed) for seed in self.seeds}
 
     def make(self) -> "pd.DataFrame":  # the rows of the seeds that succeeded; raises where all failed
         "Make what is missing: train all seeds as a group or, if that fails, one by one, so that others finish."
@@ -213,6 +229,18 @@ class Cell:
         self.show_worst()
 
 # %% ../../nbs/lab/03_cell.ipynb #198715f9
+def _cell_html(
+    cell: Cell,  # finished or not
+) -> str:  # HTML
+    "Show a cell: the options that set its arm apart, the state of its seeds, and their final metrics."
+    import pandas as pd
+    options = flat(cell.setting)
+    found = pd.Series({key: options[key] for key in cell.differing if key in options}, name="value", dtype=object)
+    states = pd.DataFrame({"state": cell.states()}).rename_axis(index="seed")
+    shown = states.join(cell.table()).to_html(float_format="%.3f", na_rep="")
+    return (f"<p><b>{escape(cell.arm)}</b>, an arm of {escape(cell.study)} on {escape(cell.testbed)}</p>"
+        f"{found.to_frame().to_html() if len(found) else ''}{shown}")
+
 def make_cells(
     study: str,  # name of the study
     testbed: str,  # name of the testbed
@@ -224,4 +252,14 @@ def make_cells(
     "Unroll the arms of a study into cells."
     arms = resolve_arms(settings, worlds)
     ends = {name: {seed: rows(arm, seed) for seed in seeds} for name, arm in arms.items()}
-    return {name: Cell(study, testbed, name, settings[name], worlds[name], seeds, ends[name], store) for name in arms}
+    differing = _differing_options(settings)
+    return {name: Cell(study, testbed, name, settings[name], worlds[name], seeds, ends[name], store, differing)
+        for name in arms}
+
+def _differing_options(
+    settings: dict[str, Setting],  # arm -> all resolved options
+) -> tuple[str, ...]:  # dotted keys, in the order of the options
+    "List the options in which arms differ; one that an arm's kind of generator lacks does not count."
+    options = [flat(setting) for setting in settings.values()]
+    keys = dict.fromkeys(key for found in options for key in found)
+    return tuple(key for key in keys if len({repr(found[key]) for found in options if key in found}) > 1)
