@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HELP', 'app', 'Name', 'On', 'Ons', 'Seeds', 'Scale', 'Sets', 'Workers', 'Scheduler', 'Limit', 'Difference', 'FIRST',
            'Version', 'WATCH_SECONDS', 'testbed_app', 'parse_seeds', 'parse_sets', 'start_callback', 'plan_command',
-           'run_command', 'status_command', 'report_command', 'open_command', 'publish_command', 'show_command',
-           'testbed_command', 'cluster_command', 'glyph_command', 'gc_command', 'main']
+           'run_command', 'status_command', 'report_command', 'open_command', 'compare_command', 'publish_command',
+           'show_command', 'testbed_command', 'cluster_command', 'glyph_command', 'gc_command', 'main']
 
 # %% ../../nbs/interface/01_cli.ipynb #296646e1
 import importlib
@@ -38,6 +38,7 @@ from ..lab.statistics import Comparison, compare, seeds_needed
 from ..lab.study import Experiment, find_study, published_values, study_names
 from ..lab.testbed import find_testbed, is_file, is_registered, testbed_names, write_testbed
 from ..learn.metrics import METRICS, format_number
+from ..pages.compare import write_comparison
 from ..pages.page import page_metadata
 
 # %% ../../nbs/interface/01_cli.ipynb #963e8192
@@ -342,6 +343,17 @@ def open_command(
     page = _find_page(name, on)
     print(page, flush=True)  # also where there is no browser
     webbrowser.open(page.as_uri())
+
+@app.command("compare")
+def compare_command(
+    studies: Annotated[list[str], typer.Argument(
+        help="What would follow `synthnb report`, in quotes: 'synthetic_ratio --on digits --set base=20'.",
+        metavar="'STUDY --on TESTBED'...")],
+) -> None:
+    "Write a page with studies, testbeds, or variants of one side by side."
+    parser = typer.main.get_command(app).commands["report"]
+    opened = [_open_study(**parser.make_context("compare", shlex.split(words)).params) for words in studies]
+    print(write_comparison([study.experiment for study in opened]))
 
 @app.command("publish")
 def publish_command(name: Name, on: On) -> None:

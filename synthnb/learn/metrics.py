@@ -269,7 +269,7 @@ METRICS = {  # name in the results -> its column
     "near_copy": Metric("near copy", "the share of synthetic images that are nearer to a real training image, pixel by "
         "pixel, than 99 % of real training images are to any other; about 1 % are by chance; blank images do not count",
         "lower", "pool", "%", name="share of near copies", alarm=0.05,
-        fault="near copies of real training images"),
+        fault="as near to a real training image as 1 % of these are to each other"),
     "judge_top1": Metric("judge top-1", "the judge's own accuracy on real validation images", "higher", "val", "%",
         outcome=False, note="The judge itself is right on {} of real validation images. KID is the distance of its "
         "features."),
