@@ -68,6 +68,9 @@ def synthnb(*args, home, code="from synthnb.interface.cli import main; main()", 
     (("cluster", "pbs", "--scheduler", "tcp://head:8786", "--walltime", "4h"), "HOURS:MINUTES:SECONDS"),
     (("cluster", "lsf", "--scheduler", "tcp://head:8786", "--memory", "much"), "16GB"),
     (("testbed", "new", "pets"), "folder:DIR"),
+    (("compare", "synthetic_ratio --on digits"), "1 studies are given; allowed: 2 to 26"),
+    (("compare", "synthetic_ratio --on digits --sets a=1", "prompt --on digits"), "No such option"),
+    (("compare", *["synthetic_ratio --on digits --scale debug"] * 2), "is given twice"),
 ])
 def test_bad_input_is_a_few_lines_and_code_2(args, told, tmp_path, monkeypatch):
     client = distributed.Client
@@ -253,10 +256,3 @@ def test_a_share_that_cannot_be_reached_is_refused_before_anything_runs(tmp_path
         GOOD.replace("mix.synthetic: 1", "mix.synthetic: 1, mix.real: 0, mix.real_share: 0.5"))
     done = command("plan", str(tmp_path / "mine.yaml"), "--on", "digits", home=tmp_path / "store")
     assert done.returncode == 2 and "mix.real_share = 0.5: there are no real images" in done.stderr
-
-
-def test_compare_names_studies_as_the_command_line_does(tmp_path):
-    assert "1 studies are given; allowed: 2 to 26" in refused("compare", "synthetic_ratio --on digits")
-    assert "No such option" in refused("compare", "synthetic_ratio --on digits --sets a=1")
-    same = "synthetic_ratio --on digits --scale debug"
-    assert "is given twice" in refused("compare", same, same)

@@ -12,12 +12,15 @@ from runs import command
 
 from synthnb.base.environment import ROOT
 from synthnb.base.errors import BadInput
+from synthnb.base.options import Contrast
 from synthnb.lab.study import Experiment, open_experiment
 from synthnb.learn.measures import SLICES, make_logits
 from synthnb.learn.metrics import METRICS, OUTCOMES, confusion
 from synthnb.learn.models import model_outputs
 from synthnb.learn.task import OUTPUTS
-from synthnb.report import pages, tables
+from synthnb.pages import study as pages
+from synthnb.report import contrasts, tables
+from synthnb.report.evidence import Evidence
 
 STUDY = """
 name: pools
@@ -153,10 +156,11 @@ def test_a_study_by_kid(by_kid_with_copies):
     first, second = experiment.comparisons()
     assert first.metric == "kid" and first.differences[0] == values["rendered"][0] - values["noise"][0]
     assert second.verdict == "not judged" and "no seed has a result of both" in second.why
-    assert " in KID" in experiment.answer() and "point" not in experiment.answer() and experiment.worths() == {}
+    answer = Evidence(experiment).answer()
+    assert " in KID" in answer and "point" not in answer and experiment.worths() == {}
     page = tables.main_table(experiment, rows)
-    assert tables.main_head(experiment)[1:4] == ["KID", "n", "Δ KID"] and "of the synthetic images, mean ±" in page
-    assert tables.main_head(experiment)[6:8] == ["top-1 % †", "train % †"] and "fidelity % †" in page
+    assert "of the synthetic images, mean ±" in page and "Δ KID" in contrasts.forest_table(Evidence(experiment))
+    assert tables.main_head(experiment)[1:5] == ["KID", "seeds", "top-1 % †", "train % †"] and "fidelity % †" in page
 
 
 def test_blank_images_duplicates_and_near_copies_are_measured(by_kid_with_copies):
@@ -167,8 +171,9 @@ def test_blank_images_duplicates_and_near_copies_are_measured(by_kid_with_copies
     # twenty images: four blank ones, three of which repeat the first, and sixteen real ones
     assert found.loc["copies"].to_numpy().tolist() == 3 * [[4 / 20, 3 / 20, 16 / 20]]
     assert not found.loc["noise"].to_numpy().any()
-    pools = tables.pools_table(rows, list(by_kid_with_copies.spec.arms), "kid")
-    assert all(f"{METRICS[name].head} †" in pools for name in names)
+    pools = tables.pools_table(by_kid_with_copies, rows)
+    assert all(f"{METRICS[name].head} †" in pools for name in names) and pools.count(' class="num alarm"') == 3
+    assert "20.0 % of the synthetic images of “copies” are blank." in Evidence(by_kid_with_copies).pool_warnings()
 
 
 def test_a_task_keeps_what_it_chooses_of_its_outputs(by_kid_with_copies, monkeypatch):
@@ -186,8 +191,9 @@ def test_a_task_keeps_what_it_chooses_of_its_outputs(by_kid_with_copies, monkeyp
 
 def by_kid(**asked):
     "The simulated study, its pools compared by KID."
+    pairs = (("real + 1x synthetic", "real + 3x noise"), ("real + 3x synthetic", "real only"))
     return simulated.Experiment(failed=(), metrics=("kid",), worth=(),
-        contrasts=(("real + 1x synthetic", "real + 3x noise"), ("real + 3x synthetic", "real only")), **asked)
+        contrasts=tuple(Contrast(*pair) for pair in pairs), **asked)
 
 
 def moved(experiment, arm, by):
@@ -203,12 +209,11 @@ def test_a_verdict_where_lower_is_better_says_what_it_means(by, verdict, meaning
     experiment = moved(by_kid(), "real + 1x synthetic", by)
     first, _ = experiment.comparisons()
     assert first.verdict == verdict
-    assert re.search(rf"real \+ 1x synthetic is {verdict} by 0\.01\d in KID than real \+ 3x noise, which is {meaning} "
-        r"\(97\.5 % interval ", experiment.answer())
+    assert re.search(rf"“real \+ 1x synthetic” is {verdict} by 0\.01\d in KID than “real \+ 3x noise”, which is "
+        rf"{meaning} \(97\.5 % interval ", Evidence(experiment).answer())
     sign = {"lower": "down", "higher": "up"}[verdict]
-    cell = f'<td class="verdict {sign} {meaning}">{verdict}, {meaning}</td>'
-    assert cell in tables.main_table(experiment, experiment.rows())
-    assert cell in tables.contrasts_table(experiment.comparisons(), experiment.lead)
+    cell = f'class="verdict {sign} {meaning}">{verdict}, {meaning}<small>8 seeds'
+    assert cell in contrasts.forest_table(Evidence(experiment))
     css = (ROOT / "data/report/style.css").read_text()
     assert css.index(".verdict.down {") < css.index(f".verdict.{meaning} {{"), "the later rule gives the colour"
 

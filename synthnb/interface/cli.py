@@ -166,7 +166,7 @@ def _spreads(
     registered = is_registered(testbed) and not is_file(name) and run.scale == "full"
     if registered and (ROOT / "reports" / testbed / name / "results.csv").exists():
         values = published_values(name, testbed, metric=run.lead)
-        found["published"] = compare(values, run.spec.contrasts, run.spec.alpha, run.lead)
+        found["published"] = compare(values, run.spec.pairs, run.spec.alpha, run.lead)
     rows = zip(*([(source, c if c.sd else None) for c in compared] for source, compared in found.items()), strict=True)
     return [next((entry for entry in row if entry[1]), row[0]) for row in rows]
 
@@ -175,7 +175,7 @@ def _seeds_to_show(
     difference: float,  # true difference, in the unit in which the lead metric's differences are told
 ) -> list[str]:  # lines
     "Say how many seeds would show a true difference in each contrast, with 80 % power at Holm's strictest level."
-    contrasts, metric = run.spec.contrasts, METRICS[run.lead]
+    contrasts, metric = run.spec.pairs, METRICS[run.lead]
     if not contrasts: return ["seeds: this study declares no contrast"]
     spreads, alpha = _spreads(run), run.spec.alpha / len(contrasts)
     what = f"a true difference of {difference:g} {metric.difference_unit}".rstrip() + f" in {metric.label}"

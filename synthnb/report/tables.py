@@ -311,7 +311,8 @@ def pools_table(
     def cell(name, arm):
         values, metric = found[name].get(arm, pd.Series(dtype=float)), METRICS[name]
         spread = f" ± {metric.format(values.std())}" if len(values) > 1 else ""
-        return table_cell(metric.format(values.mean()) + spread, values.mean())
+        alarm = metric.alarm is not None and values.mean() > metric.alarm
+        return table_cell(metric.format(values.mean()) + spread, values.mean(), kind="num alarm" if alarm else "num")
     body = [
         (names[arm], [table_cell(METRICS["pool_synthetic"].format(size.get(arm)), size.get(arm)),
             *(cell(name, arm) for name in found)])
