@@ -231,7 +231,7 @@ def test_plan_says_how_many_seeds_would_show_a_difference(tmp_path, monkeypatch)
     head = next(i for i, line in enumerate(lines) if line.startswith(f"{asked}, with 80 % power"))
     contrasts = find_study("prompt").contrasts
     assert len(lines) - head - 1 == len(open_experiment("prompt", "digits-wild", planning=True).spec.contrasts)
-    arm, reference = contrasts[0]
+    arm, reference, _ = contrasts[0]
     values = published_values("prompt", "digits-wild")
     sd = np.std([values[arm][seed] - values[reference][seed] for seed in range(8)], ddof=1)
     needed = seeds_needed(sd, .02, .05 / (len(lines) - head - 1))
