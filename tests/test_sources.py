@@ -3,6 +3,8 @@ data sets."""
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import struct
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image, ImageCms
 
 from synthnb.base.environment import ROOT, store_root
@@ -32,6 +35,23 @@ def refused(images):
     "The message of a refusal."
     with pytest.raises(BadInput) as caught: read_dataset(images)
     return str(caught.value)
+
+
+def offers(message):
+    "The commands that a refusal offers, as options."
+    for words in re.findall(r"--set (?:'[^']*'|[^\s;']+)", message):
+        key, _, value = shlex.split(words)[1].partition("=")
+        yield {key.removeprefix("dataset."): yaml.safe_load(value)}
+
+
+def goes_on(images):
+    "Read images in each way that the refusal offers, once or twice; how many ways there were."
+    ways = list(offers(refused(images)))
+    for way in ways:
+        chosen = images.model_copy(update=way)
+        try: read_dataset(chosen)
+        except BadInput as e: read_dataset(chosen.model_copy(update=next(offers(str(e)))))
+    return len(ways)
 
 
 def plain(n, first=0, size=8, colour=False):
@@ -207,9 +227,10 @@ def test_broken_files_are_refused_together_or_skipped(tmp_path):
     for name, (content, _) in BROKEN.items(): (tmp_path / "cat" / name).write_bytes(content)
     (tmp_path / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     first, *lines = refused(ask(tmp_path)).splitlines()
-    assert first.endswith("images that cannot be read: 8 of 20; `broken: skip` leaves them out")
+    assert first.endswith("images that cannot be read: 8 of 20")
     assert (lines[0].startswith("cat/bomb.png: too many pixels") and lines[1] == "cat/empty.png: empty"
-        and len(lines) == 6 and lines[-1] == "... and 3 more")
+        and len(lines) == 7 and lines[5:] == ["... and 3 more", "leave them out: --set dataset.broken=skip"])
+    assert goes_on(ask(tmp_path)) == 1
     data, notes = read_dataset(ask(tmp_path, broken="skip"))
     assert len(data.y) == 12 and notes[0].startswith("images skipped that cannot be read: 8 (cat/bomb.png: ")
     lines = refused(ask(fill(tmp_path / "rest", a=3, b=3), broken="skip", classes=("b", "c"))).splitlines()
@@ -253,7 +274,7 @@ def test_links_to_folders_are_followed(tmp_path):
 
 @pytest.mark.parametrize("classes, options, error", [
     ({"cat": 4}, {}, "classes cat; allowed: two or more, each once"),
-    ({"cat": 4, "dog": 2}, {}, "class 'dog' has 2 images to split; at least 3 are needed"),
+    ({"cat": 4, "dog": 2}, {}, "class 'dog' has 2 images to split; at least 3 are needed: add images"),
     ({"cat": 4, "dog": 4}, {"classes": ("cat", "dgo")}, "unknown class 'dgo'; did you mean 'dog'? allowed: cat, dog"),
     ({"cat": 4, "dog": 4}, {"classes": ("cat", "cat")}, "classes cat, cat; allowed: two or more, each once"),
     ({"cat": 4, "dog": 4}, {"split": "own"}, "split: own needs a part train, found no parts"),
@@ -266,6 +287,25 @@ def test_links_to_folders_are_followed(tmp_path):
 def test_refused_folders(tmp_path, classes, options, error):
     message = refused(ask(fill(tmp_path, **classes), **options))
     assert error in message and "\n" not in message and str(tmp_path) in message
+
+
+@pytest.mark.parametrize("classes, options, ways", [
+    ({"cat": 4, "red fox": 4, "dog": 2}, {}, ["classes"]),
+    ({"cat": 4, "cow": 1, "dog": 2}, {}, []),
+    ({"train__cat": 4, "train__dog": 4, "train__owl": 4, "test__cat": 4, "test__owl": 1}, {}, ["classes"]),
+    ({"cat": 4, "dog": 4}, {"split": "own"}, ["split"]),
+    ({"test__cat": 4, "test__dog": 4}, {}, ["split"]),
+])
+def test_what_a_refusal_offers_works(tmp_path, classes, options, ways):
+    images = ask(fill(tmp_path, **classes), **options)
+    assert [name for way in offers(refused(images)) for name in way] == ways and goes_on(images) == len(ways)
+
+
+def test_another_column_of_labels_is_offered(tmp_path):
+    cells = [{"bytes": encoded(i, "png")} for i in plain(8)]
+    pq.write_table(pa.table({"image": cells, "label": [0.5] * 8, "kind": ["cat", "dog"] * 4}), tmp_path / "a.parquet")
+    assert goes_on(ask(f"parquet:{tmp_path}")) == 1 and "label 0.5" in refused(ask(f"parquet:{tmp_path}"))
+    assert list(offers(refused(ask(f"parquet:{tmp_path}", label="kinds")))) == [{"label": "kind"}]
 
 
 def test_no_such_place(tmp_path):
@@ -331,12 +371,22 @@ def test_copies_in_two_parts(tmp_path):
     for i in range(7): shutil.copy(tmp_path / f"train/cat/{i:02}.png", tmp_path / f"test/cat/copy{i}.png")
     shutil.copy(tmp_path / "val/cat/00.png", tmp_path / "test/cat/copy.png")
     first, *lines = refused(ask(tmp_path)).splitlines()
-    assert "two parts: 8; `duplicates: drop` takes them from train (or val), `duplicates: allow` keeps them" in first
-    assert (len(lines) == 6 and lines[1] == "test/cat/copy0.png (test) = train/cat/00.png (train)"
-        and lines[-1] == "... and 3 more")
+    assert first.endswith("two parts: 8") and lines[-1] == (
+        "keep them: --set dataset.duplicates=allow; take them from train (or val): --set dataset.duplicates=drop")
+    assert (len(lines) == 7 and lines[1] == "test/cat/copy0.png (test) = train/cat/00.png (train)"
+        and lines[-2] == "... and 3 more")
+    assert goes_on(ask(tmp_path)) == 2
     data, notes = read_dataset(ask(tmp_path, duplicates="drop"))
     assert [len(data.part(p)) for p in ("train", "val", "test")] == [17, 2, 12] and "8, 8 copies dropped" in notes[-1]
     assert len(read_dataset(ask(tmp_path, duplicates="allow"))[0].y) == 39
+
+
+def test_a_part_that_loses_all_images_can_be_drawn_anew(tmp_path):
+    fill(tmp_path, train__cat=6, train__dog=6, test__cat=2, test__dog=2)
+    (tmp_path / "val/cat").mkdir(parents=True)
+    shutil.copy(tmp_path / "test/cat/00.png", tmp_path / "val/cat/copy.png")
+    assert "no images in val" in refused(ask(tmp_path, duplicates="drop"))
+    assert goes_on(ask(tmp_path, duplicates="drop")) == 1
 
 
 def test_copies_stay_together_where_parts_are_made(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESERVED', 'module_folders', 'add_module_folders', 'find', 'check_options', 'code_hash', 'load', 'import_function',
-           'parameters', 'call_with']
+           'parameters', 'call_with', 'check_call']
 
 # %% ../../nbs/base/07_plugins.ipynb #caafbb0f
 import ast
@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -154,3 +154,45 @@ def call_with(
         raise BadInput(
             f"'{function.__module__}:{function.__name__}' cannot be called: {e}; `options` may give it") from None
     return function(*arguments, **keywords)
+
+# %% ../../nbs/base/07_plugins.ipynb #b57fd8e8
+def check_call(
+    name: str,  # module:function
+    passed: Sequence[str],  # arguments that are passed by position
+    offered: Sequence[str] = (),  # arguments that are passed by name if the function names them
+    options: Iterable[str] = (),  # the user's own arguments
+) -> None:  # BadInput with the expected signature and the function's own
+    "Raise BadInput for a function that cannot be called with its arguments, before anything runs."
+    arguments = _arguments(name)
+    if arguments is None: return
+    function, own = name.partition(":")[2], ast.unparse(arguments)
+    more = f", and by name any of {', '.join(offered)}" if offered else ""
+    about = f"{name!r} is {function}({own}); expected: {function}({', '.join(passed)}){more}"
+    try: call_with(_stand_in(arguments), *passed, offered=dict.fromkeys(offered), options=dict.fromkeys(options))
+    except BadInput as e: raise BadInput(f"{about}; {e.__context__}") from None  # the context: what Python says
+    named = [argument.arg for argument in arguments.posonlyargs + arguments.args][:len(passed)]
+    wrong = [mine for mine, ours in zip(named, passed) if mine in passed and mine != ours]
+    if wrong: raise BadInput(f"{about}; {wrong[0]!r} has another place")
+
+def _arguments(
+    name: str,  # module:function
+) -> ast.arguments | None:  # without annotations and `self`; none where the source does not tell
+    "Return the arguments of a function, or of a class's `__init__`."
+    defined = {node.name: node for node in ast.parse(find(name).read_text()).body if hasattr(node, "name")}
+    node = defined[name.partition(":")[2]]
+    decorated = node.decorator_list
+    if isinstance(node, ast.ClassDef): node = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None)
+    if node is None or decorated or node.decorator_list: return None
+    for argument in ast.walk(node.args):
+        if isinstance(argument, ast.arg): argument.annotation = None
+    if node.name == "__init__": (node.args.posonlyargs or node.args.args).pop(0)
+    return node.args
+
+def _stand_in(
+    arguments: ast.arguments,  # of a function; their defaults are replaced
+) -> Callable:  # takes the same arguments and does nothing
+    "Return a function with the same parameters."
+    arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
+    arguments.kw_defaults = [default and ast.Constant(None) for default in arguments.kw_defaults]
+    return eval(compile(ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, ast.Constant(None)))),
+        "<stand-in>", "eval"))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['IN_NOTEBOOK', 'SOFT_DEPENDENCIES', 'PRIORITY', 'Lacking', 'NOTEBOOK_SECONDS', 'TEMPLATE', 'Job', 'ready_jobs',
-           'missing_jobs', 'format_duration', 'measured_costs', 'seconds_of', 'time_left', 'Plan', 'plan', 'parameters',
-           'repeat_command', 'status', 'driver_file', 'running_drivers', 'Overview', 'overview', 'failure_causes']
+           'missing_jobs', 'format_duration', 'measured_costs', 'debug_costs', 'seconds_of', 'time_left', 'Plan',
+           'plan', 'parameters', 'repeat_command', 'status', 'driver_file', 'running_drivers', 'Overview', 'overview',
+           'failure_causes']
 
 # %% ../../nbs/engine/01_plan.ipynb #f13e8a60
 import csv
@@ -23,11 +24,13 @@ from typing import Any
 from ..artefacts.artefact import Artefact, closure, grouped
 from ..artefacts.store import Damaged, Store, is_locked
 from ..base.environment import ROOT
+from ..base.errors import BadInput
 from ..base.keys import digest
 from ..base.plugins import module_folders
 from .requirements import Requirements, requirements
 from ..lab.cell import Cell
-from ..lab.study import Experiment
+from ..lab.study import Experiment, open_experiment
+from ..lab.testbed import is_registered
 
 # %% ../../nbs/engine/01_plan.ipynb #8d23c811
 IN_NOTEBOOK = ("weights", "logits", "measure", "rows")  # kinds that an arm's notebook makes where no other needs them
@@ -169,11 +172,53 @@ def measured_costs(
         for row in csv.DictReader(io.StringIO(path.read_text())):
             costs.setdefault(row["kind"], []).append(float(row["cpu_seconds"]))
     here: dict[str, list[float]] = {}
-    for key in filter(experiment.store.has, experiment.artefacts):
-        try: about = experiment.store.manifest(key)["about"]
-        except Damaged: continue  # `run` reports it and makes it again
-        here.setdefault(about["kind"], []).append(about["seconds"])
+    for artefact, seconds in _recorded_seconds(experiment): here.setdefault(artefact.kind, []).append(seconds)
     return {kind: statistics.median(values) for kind, values in (costs | here).items()}
+
+def _recorded_seconds(
+    experiment: Experiment,  # a study on a testbed
+) -> Iterator[tuple[Artefact, float]]:  # artefacts in the store, and how long they took
+    "Yield the seconds that were measured in this store."
+    for *_, artefact in experiment.artefacts.values():
+        if not experiment.store.has(artefact.key): continue
+        try: yield artefact, experiment.store.manifest(artefact.key)["about"]["seconds"]
+        except Damaged: continue  # `run` reports it and makes it again
+
+def _work(
+    artefact: Artefact,  # of any kind
+) -> tuple[tuple[str, str], float]:  # kind and generator, which cost alike; units of work
+    "Return how much work an artefact is: the steps of a training, images x steps of a shard, else 1."
+    kind, spec = artefact.kind, artefact.spec
+    part = {"weights": "recipe", "generator": "generator", "adapter": "lora", "judge": "judge"}.get(kind)
+    if part: return (kind, ""), spec[part]["steps"]
+    if kind != "shard": return (kind, ""), 1
+    made = spec["generator"]
+    # `steps` are those of training where there are `sampling_steps`
+    return (kind, made["kind"]), made["shard"] * made.get("sampling_steps", made.get("steps", 1))
+
+def _seconds_per_work(
+    experiment: Experiment,  # a study on a testbed of one's own
+) -> dict[tuple[str, str], float]:  # kind and generator -> median seconds of a unit of work
+    "Return the rates that the debug run of a study has measured; empty without one."
+    try: small = open_experiment(*experiment.source.values(), scale="debug", overrides=experiment.overrides,
+        store=experiment.store, planning=True)
+    except BadInput: return {}  # options of the full scale that do not fit the small one
+    rates: dict[tuple[str, str], list[float]] = {}
+    for artefact, seconds in _recorded_seconds(small):
+        alike, work = _work(artefact)
+        rates.setdefault(alike, []).append(seconds / work)
+    return {alike: statistics.median(values) for alike, values in rates.items()}
+
+def debug_costs(
+    experiment: Experiment,  # a study on a testbed
+) -> dict[str, float]:  # kind -> mean seconds of one artefact; kinds that a debug run has measured
+    "Estimate the costs of the full scale on a testbed of one's own from a debug run."
+    if experiment.scale != "full" or is_registered(experiment.source["testbed"]): return {}
+    rates, costs = _seconds_per_work(experiment), {}
+    for *_, artefact in experiment.artefacts.values():
+        alike, work = _work(artefact)
+        costs.setdefault(artefact.kind, []).append(rates[alike] * work if alike in rates else None)
+    return {kind: statistics.fmean(values) for kind, values in costs.items() if None not in values}
 
 def seconds_of(
     job: Job,  # the job
@@ -217,6 +262,7 @@ class Plan:
     stated: float | None = None  # seconds on one worker by the testbed's estimates; None without them
     gpu: bool = False  # whether any job runs on a GPU
     measured: tuple[str, ...] = ()  # kinds of jobs whose costs were measured
+    from_debug: bool = False  # whether costs that were not measured are estimated from a debug run
 
     def __repr__(self) -> str:  # one line for each kind, the time, and the requirements
         "Describe the plan."
@@ -228,7 +274,8 @@ class Plan:
     def _time(self) -> str:
         "Describe the estimated time."
         if self.seconds is not None:
-            return f"about {format_duration(max(1, self.seconds))} on {self.workers} workers, from measured costs"
+            how = "estimated from a debug run" if self.from_debug else "from measured costs"
+            return f"about {format_duration(max(1, self.seconds))} on {self.workers} workers, {how}"
         if self.stated is None: return "not measured yet for this testbed and scale"
         unit, one = ("GPU-hours", "GPU") if self.gpu else ("CPU-hours", "worker")
         return f"about {self.stated / 3600:.3g} {unit} on one {one} by the testbed's estimate for its own options, " + (
@@ -268,11 +315,12 @@ def plan(
         experiment.testbed.downloads)
     stated = _stated_seconds(missing, measured, experiment.testbed.seconds if experiment.scale == "full" else {})
     seconds, gpu = _measured_seconds(missing, measured, workers), any(job.gpu for job in missing)
+    from_debug = seconds is None and bool(small := debug_costs(experiment))
+    if from_debug: seconds = _measured_seconds(missing, small | measured, workers)
     known = tuple(dict.fromkeys(job.kind for job in missing if seconds_of(job, measured) is not None))
     todo = Counter(kind for job in missing if job.kind != "notebook" for kind in job.makes)
     todo["notebook"] = sum(job.kind == "notebook" for job in missing)
-    return Plan(+todo, there, workers, seconds, outside, stated, gpu,
-        known)
+    return Plan(+todo, there, workers, seconds, outside, stated, gpu, known, from_debug)
 
 # %% ../../nbs/engine/01_plan.ipynb #fec7e82b
 TEMPLATE = ROOT / "nbs" / "templates" / "cell.ipynb"  # the notebook of a cell

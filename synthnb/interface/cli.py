@@ -393,11 +393,21 @@ def testbed_command(
         typer.Argument(help="folder:DIR, parquet:DIR, torchvision:NAME, hub:NAME or module:function.")],
     name: Annotated[str | None, typer.Option("--name", help="Its name; after the source where left out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file; NAME.yaml here where left out.")] = None,
+    sets: Sets = None,
 ) -> None:
     "Read your own images and write a testbed for them, a YAML file to read and change."
-    path = write_testbed(source, out, name)
-    print(f"{path}\nread it, change it, and see what a study would do on it:\nsynthnb plan {study_names()[0]} --on "
+    path = write_testbed(source, out, name, options=parse_sets(sets))
+    print(f"{path}\nread it, change it, and see what a study would do on it:\nsynthnb plan {_fitting_study(path)} --on "
         f"{shlex.quote(str(path))}")
+
+def _fitting_study(
+    testbed: Path,  # its file
+) -> str:  # a registered study; synthetic_ratio where none can be opened, as its plan tells why
+    "Return the first study that can be opened on a testbed, synthetic_ratio before others."
+    def opens(name):
+        try: return Study(name, str(testbed), planning=True)
+        except BadInput: return None
+    return next(filter(opens, sorted(study_names(), key=lambda name: name != "synthetic_ratio")), "synthetic_ratio")
 
 @testbed_app.callback()
 def _testbeds() -> None:
