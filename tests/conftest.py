@@ -69,9 +69,9 @@ def pytest_unconfigure():
 
 LONG = (  # by seconds, first those that wait for others than the processor; whole files share what their fixtures make
     "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "test_readme.py", "test_workers.py::test_a_run",
-    "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "generate/05_diffusion", "test_run.py::test_kill",
-    "engine/02_kernels", "test_run.py::test_ctrl", "lab/03_cell", "test_workers.py::test_workers_of",
-    "test_own.py::test_a_new", "test_run.py::test_two", "test_bench.py")
+    "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "test_run.py::test_kill",
+    "generate/05_diffusion", "engine/02_kernels", "lab/03_cell", "test_own.py::test_a_new", "test_run.py::test_two",
+    "test_bench.py")
 
 
 @pytest.hookimpl(trylast=True)  # what is deselected is gone

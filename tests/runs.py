@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from io import StringIO
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -70,12 +70,14 @@ def fork(target, *args, **how):
     return process
 
 class Forked:
-    "The command in a process forked from one that has imported, which saves nine CPU seconds and more."
-    def __init__(self, *words, home=None, cwd=None, env=None, module="synthnb.interface.cli", folder=None):
+    """The command in a process forked from one that has imported, which saves nine CPU seconds and more; with a fork
+    server of its own its workers and kernels are its children, and in its process group, as a user's are."""
+    def __init__(self, *words, home=None, cwd=None, env=None, module="synthnb.interface.cli", folder=None,
+                 own_server=False):
         if not folder: self.place = TemporaryDirectory()  # gone with this object
         self.folder = Path(folder or self.place.name)
         env = {**os.environ, **({"SYNTHNB_HOME": str(home)} if home else {}), **(env or {})}
-        self.process = fork(drive, module, words, cwd or os.getcwd(), env, self.folder)
+        self.process = fork(drive, module, words, cwd or os.getcwd(), env, self.folder, own_server)
         self.pid = self.process.pid
 
     def poll(self): return self.process.exitcode
@@ -92,7 +94,16 @@ class Forked:
     @property
     def returncode(self): return self.process.exitcode
 
-def drive(module, words, cwd, env, folder):
+def fork_instead(path, args, fds):
+    "What starts a fork server, as a copy of this process: its imports would take ten CPU seconds."
+    if pid := os.fork(): return pid
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # the listing's own is closed already
+            if fd > 2 and fd not in fds: os.close(fd)  # or it would hold the pipe whose end tells it to end
+    try: exec(args[-1], {})
+    finally: os._exit(0)
+
+def drive(module, words, cwd, env, folder, own_server):
     "Be a module's command, its output in two files."
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a fork server ignores
@@ -102,7 +113,8 @@ def drive(module, words, cwd, env, folder):
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv = ["synthnb", *words]
-    start_fork_server()  # the one that this process comes from
+    if own_server: forkserver._forkserver.__init__()  # forget the one that this process comes from
+    with mock.patch("multiprocessing.util.spawnv_passfds", fork_instead): start_fork_server()
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):  # a nanny forks its worker, too
         import_module(module).main()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runs import ON, Forked, finish, journal, of_pair, results, run, start, until
+from runs import ON, Forked, finish, journal, of_pair, results, run, until
 
 from synthnb.base.environment import ROOT
 from synthnb.artefacts.store import Store
@@ -36,7 +36,7 @@ def test_a_finished_run_again_executes_nothing(study, undisturbed, again):
     assert out.split("report: ")[0] == undisturbed["out"].split("report: ")[0]
 
 def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
-    process = start(study, tmp_path)
+    process = Forked("run", study, *ON, home=tmp_path, own_server=True)
     until(lambda: any(key.startswith("rows-") for key in Store(tmp_path).keys()), process)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_kill_9_in_the_middle_and_run_again(study, undisturbed, tmp_path):
         == undisturbed["results"]), "a killed run must end like an undisturbed one, in another store"
 
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(pair, undisturbed, tmp_path):
-    process = start(pair, tmp_path)
+    process = Forked("run", pair, *ON, home=tmp_path, own_server=True)
     until((tmp_path / "journal.txt").exists, process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = finish(process, 130)

@@ -130,10 +130,10 @@ def test_a_scheduler_that_dies_is_told_in_one_line_and_the_run_goes_on(pair, und
     assert results(pair, store) == of_pair(undisturbed["results"]) and max(journal(store).values()) == 1
 
 def test_workers_of_a_driver_that_was_killed_end_by_themselves(study, tmp_path):
-    process = start(study, tmp_path / "store")
+    process = Forked("run", study, *ON, home=tmp_path / "store", own_server=True)
     def started(): return psutil.Process(process.pid).children(recursive=True)
-    # fork server, resource tracker, two workers, a kernel
-    until(lambda: (tmp_path / "store" / "runs").exists() and len(started()) > 4, process)
+    # fork server, two workers, a kernel
+    until(lambda: (tmp_path / "store" / "runs").exists() and len(started()) > 3, process)
     family = started()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
