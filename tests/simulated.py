@@ -37,7 +37,7 @@ class Cell:
     def pool(self, seed):
         data = load_world(self.setting.dataset)
         last = np.arange(len(data.y) - 200, len(data.y))
-        return SimpleNamespace(x=255 - data.x[last], y=data.y[last])
+        return SimpleNamespace(x=255 - data.x[last], strata=data.strata[last])
 
 
 class Experiment:

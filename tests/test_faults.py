@@ -71,7 +71,7 @@ def errors(faults, arm):
 def test_the_other_arms_and_seeds_stand(faults):
     done = {arm: row["done"] for arm, row in faults["status"].items()}
     assert done["good"] == 4 and done["one bad seed"] == 3 and sum(done.values()) == 7
-    assert "On digits, one bad seed against good" in faults["out"] and "3 seeds" in faults["out"]
+    assert "On digits, “one bad seed” against “good”" in faults["out"] and "3 seeds" in faults["out"]
     assert max(journal(faults["place"] / "store").values()) == 1
 
 def test_every_missing_seed_has_its_reason(faults):

@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import signal
+from types import SimpleNamespace
 from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_seeds_with_unequal_pools_each_draw_from_all_of_theirs(own, tmp_path):
     cell.make()
     pools = cell.mix().pool_synthetic.tolist()
     assert sorted(pools) == [20, 60] and pools == [20 if mean < sum(means) / 2 else 60 for mean in means]
-    assert "(20 to 60)" in mixes_table(cell.results(), ["arm"])
+    experiment = SimpleNamespace(cells={"arm": cell}, spec=SimpleNamespace(arms=["arm"]))
+    assert "(20 to 60)" in mixes_table(experiment, cell.results())
     for seed, n in zip((0, 1), pools):
         x, _, synthetic = cell.training_images(seed)
         assert synthetic.sum() == n and len(cell.pool(seed)) == n and len(x) == 20 + n

@@ -59,7 +59,7 @@ def test_a_new_user_studies_a_folder(tmp_path):
     assert "9 arms x 2 seeds" in planned and "notebook" in planned
     ran, err = synthnb("run", "synthetic_ratio", "--on", "my-pets.yaml", "--scale", "debug", "--seeds", "1",
         cwd=tmp_path)
-    assert "On my-pets, real + 3x synthetic" in ran, ran + err
+    assert "On my-pets, “real + 3x synthetic”" in ran, ran + err
     page = Path(ran.split("report: ")[1].splitlines()[0]).read_text()
     assert "3 classes (cat, dog, owl), in colour; 39 images to train (13 to 13 a class)" in page
     assert "is there already" in synthnb("testbed", "new", "folder:my pets", cwd=tmp_path, code=2)[1]

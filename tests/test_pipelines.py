@@ -209,7 +209,7 @@ def test_a_whole_study_with_a_pipeline(models, tmp_path):
     ran, _ = finish(
         Forked("run", "files/pictured.yaml", "--on", "digits", "--scale", "debug", "--seeds", "1",
         home=tmp_path / "store", cwd=tmp_path))
-    assert "On digits, asked" in ran
+    assert "On digits, “asked”" in ran
     store = Store(tmp_path / "store")
     shards = [store.load(key, "x", "provenance") for key in store.keys() if key.startswith("shard")]
     assert (len(shards) == 1 and shards[0]["x"].shape == (20, 1, 16, 16) and set(shards[0]["provenance"].generator)

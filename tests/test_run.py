@@ -19,7 +19,7 @@ def again(undisturbed, tmp_path):
 
 def test_a_run_answers(undisturbed):
     out = undisturbed["out"]
-    assert "On digits, real + 1x" in out and "report: " in out and "real x2" in out
+    assert "On digits, “real + 1x”" in out and "report: " in out and "real x2" in out
     assert Path(out.split("report: ")[1].splitlines()[0]).exists()
     assert "published evidence" in out
     assert undisturbed["results"].count("\n") > 200

@@ -348,7 +348,7 @@ def make_captions(
     train, known = dataset.part("train"), captions.spec["known"]
     spec = Captions(**_captioner_options(captions) | captions.spec["captions"])
     encoder = Encoder(model=captions.place, revision=known.get("revision")) if spec.by == "clip" else None
-    described = caption_images(spec, dataset.x[train], dataset.y[train], classes=dataset.classes, known=known,
+    described = caption_images(spec, dataset.x[train], dataset.strata[train], classes=dataset.classes, known=known,
         encoder=encoder)
     return [{"captions": described.assign(image=train)[["image", "caption", "raw"]]}]
 
@@ -363,7 +363,7 @@ def make_perturbed(
     options, identity = (
         Perturb(**_captioner_options(artefact) | spec["perturb"]),
         {"known": spec["known"], "seed": artefact.seed, "attributes": spec["attributes"]})
-    perturbed = perturb_captions(options, originals, dataset.y[base], classes=dataset.classes, **identity)
+    perturbed = perturb_captions(options, originals, dataset.strata[base], classes=dataset.classes, **identity)
     return [{"captions": perturbed.assign(image=base[perturbed.source])[["image", "variant", "caption", "raw", "how"]]}]
 
 def _captioner_options(

@@ -294,5 +294,5 @@ def make_generator(
     generator, spec = todo[0], todo[0].spec
     dataset, base = base_set(generator, spec["base"], store)
     options = Internal(**spec["generator"], guidance=1)  # without what sampling alone reads
-    return [fit_generator(options, dataset.x[base], dataset.y[base], dataset.classes, generator.seed,
+    return [fit_generator(options, dataset.x[base], dataset.strata[base], dataset.classes, generator.seed,
         store.partial(generator.key))]

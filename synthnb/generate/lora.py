@@ -265,7 +265,7 @@ def make_adapter(
     "Train a LoRA adapter for a text-to-image pipeline on the seed's real base set only."
     adapter, spec = todo[0], todo[0].spec
     dataset, base = base_set(adapter, spec["base"], store)
-    x, y, captions = dataset.x[base], dataset.y[base], base_captions(adapter, base, store)
+    x, y, captions = dataset.x[base], dataset.strata[base], base_captions(adapter, base, store)
     options = ({name: spec[name] for name in ("prompt", "size", "precision", "lora")}
         | {"captions": Captions() if captions else None})
     generator = Text2Img(model=adapter.place, revision=spec["known"].get("revision"), **options)

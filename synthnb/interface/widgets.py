@@ -91,7 +91,7 @@ def browse(
     pool, names = cell.pool(seed), cell.world.shape.names
     page = ipywidgets.BoundedIntText(value=1, min=1, max=len(pool), description="page")
     def draw(label, page_number, size):
-        members = np.flatnonzero(pool.y == label)
+        members = np.flatnonzero(pool.strata == label)
         shown, page.value, page.max = page_of(members, page_number, size)
         which = f"{names[label]}: images {(page.value - 1) * size + 1} to {(page.value - 1) * size + len(shown)}"
         text = f"{which} of {len(members)}" if len(shown) else f"{names[label]}: no image"
@@ -136,11 +136,11 @@ def threshold(
     keep = [phase.filter for phase in cell.setting.training().values() if phase.filter][-1].keep
     low, high = float(scores.min()), float(scores.max())
     def draw(label, cut):
-        stay, go = split_at(scores, pool.y, label, cut)
+        stay, go = split_at(scores, pool.strata, label, cut)
         shown = [f"<p>{len(part)} of {escape(names[label])} {verb}, best first</p>"
             + picture(pool.x[part], f"images of {names[label]} that {verb}", 20) for part, verb in
             ((stay, "stay"), (go, "go"))]
-        return "".join(shown) + count_remaining(scores, pool.y, names, cut).to_html()
+        return "".join(shown) + count_remaining(scores, pool.strata, names, cut).to_html()
     slider = ipywidgets.FloatSlider(value=float(np.quantile(scores, 1 - keep)), min=low, max=high,
         step=(high - low) / 200 or 1, readout_format=".3g", description="threshold")
     return Panel(draw, label=class_menu(names), cut=slider)
@@ -157,10 +157,10 @@ def compare_pools(
     pools, names = {arm: study.cells[arm].pool(seed) for arm in arms}, study.cells[arms[0]].world.shape.names
     def row(arm, label, count):
         pool = pools[arm]
-        shown = picture(pool.x[np.flatnonzero(pool.y == label)[:count]], f"{names[label]} of {arm}", count)
+        shown = picture(pool.x[np.flatnonzero(pool.strata == label)[:count]], f"{names[label]} of {arm}", count)
         return (f'<div style="display: flex; align-items: center; gap: 1em; margin: 4px 0">'
             f'<div style="flex: 0 0 13em">{escape(arm)}</div><div>{shown}</div></div>')
     def draw(label, count): return "".join(row(arm, label, count) for arm in arms)
-    most = max(int((pool.y == label).sum()) for pool in pools.values() for label in range(len(names)))
+    most = max(int((pool.strata == label).sum()) for pool in pools.values() for label in range(len(names)))
     return Panel(draw, label=class_menu(names),
         count=ipywidgets.IntSlider(value=min(12, most), min=1, max=most, description="images"))

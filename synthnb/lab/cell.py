@@ -26,7 +26,7 @@ from ..data.datasets import Pool, World, load_dataset
 from . import views
 from .arms import resolve_arms, rows
 from ..learn.filters import scored_pool, used_pool
-from ..learn.mix import training_set
+from ..learn.mix import training_set, training_strata
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -156,20 +156,21 @@ class Cell:
         captions = fetch(found[0], self.store)["captions"]
         splits = self.ends[seed].inputs["weights"][0].inputs["splits"][0]
         base = fetch(splits, self.store)["order"][:self.setting.base * len(dataset.classes)]
-        names = pd.Series([dataset.classes[label] for label in dataset.y], name="class")
+        names = pd.Series([dataset.classes[label] for label in dataset.strata], name="class")
         return captions[captions.image.isin(base)].join(names, on="image").set_index("class").reset_index()
 
     def training_images(
         self,
         seed: int,  # one of the cell's
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images uint8 (N, C, H, W), labels (N,), is_synthetic (N,)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # images uint8 (N, C, H, W), strata (N,), is_synthetic (N,)
         "Return the images that one seed trains on."
-        return training_set(self.ends[seed].inputs["weights"], self.store)
+        x, _, synthetic = training_set(self.ends[seed].inputs["weights"], self.store)
+        return x, training_strata(self.ends[seed].inputs["weights"], self.store), synthetic
 
     def real(
         self,
         seed: int,  # one of the cell's
-    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # images uint8 (N, C, H, W), labels (N,), class names
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # images uint8 (N, C, H, W), strata (N,), class names
         "Return the real images that one seed trains on."
         x, y, synthetic = self.training_images(seed)
         return x[~synthetic], y[~synthetic], self.world.shape.names

@@ -136,8 +136,9 @@ def _pictures(
     done = [cell.ends[seed] for seed in cell.seeds if cell.store.has(cell.ends[seed].key)]
     if not done: raise BadInput(f"arm {cell.arm!r} has no finished seed yet; .make() makes them")
     measured = [next(m for m in rows.inputs["measures"] if "logits" in m.inputs) for rows in done]
-    logits = [fetch(m.inputs["logits"][0], cell.store, "logits")["logits"]["test"] for m in measured]
-    return TASKS[cell.setting.task].pictures(dataset.x[test], dataset.y[test], logits, dataset.classes)
+    found = [fetch(m.inputs["logits"][0], cell.store) for m in measured]
+    kept = [{part: values["test"] for part, values in seed.items()} for seed in found]
+    return TASKS[cell.setting.task].pictures(dataset.x[test], kept, dataset.classes)
 
 # %% ../../nbs/lab/02_views.ipynb #17cd4410
 def _zoom(

@@ -89,12 +89,11 @@ def _test_rows(
 # %% ../../nbs/learn/03_task.ipynb #1cd4765c
 def classification_figures(
     x: np.ndarray,  # test images, uint8 (N, C, H, W)
-    y: np.ndarray,  # (N,) labels
-    logits: list[np.ndarray],  # of each seed: (N, classes)
+    kept: list[dict[str, np.ndarray]],  # of each seed, from `classification_outputs`
     classes: tuple[str, ...],  # class names
 ) -> dict[str, tuple["Figure", str]]:  # name -> figure, alternative text
     "Return the figures of a classification: confusion matrix, class balance, images of the worst class."
-    preds = [scores.argmax(1) for scores in logits]
+    y, preds = kept[0]["targets"], [part["logits"].argmax(1) for part in kept]
     table = sum(confusion(pred, y, len(classes)) for pred in preds)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     present = np.flatnonzero(table.sum(1))
@@ -170,7 +169,7 @@ class Task:
     # model, images and targets of each seed -> what is kept of each seed's outputs, in eval mode: part -> array
     outputs: Callable[..., list[dict[str, np.ndarray]]]
     metrics: Callable[..., pd.DataFrame]  # slice -> what is kept of its outputs; class names, step -> rows
-    pictures: Callable[..., dict]  # test images, targets, outputs of each seed -> figures with alternative texts
+    pictures: Callable[..., dict]  # test images, what is kept of each seed -> figures with alternative texts
     lead: str  # the metric on `test` that a study compares
 
 # task -> what is kept of its outputs; apart from TASKS, so that outputs do not depend on the code of metrics

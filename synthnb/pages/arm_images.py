@@ -41,11 +41,11 @@ def _pool_sheet(
     if not _has_pool(arm): return "<p>This arm trains on no synthetic images.</p>"
     seed, classes = arm.seeds[0], arm.cell.world.shape.names
     pool = arm.cell.pool(seed)
-    first = np.concatenate([np.flatnonzero(pool.y == k)[:SHEETS[0][1]] for k in range(min(len(classes), COLUMNS))])
+    first = np.concatenate([np.flatnonzero(pool.strata == k)[:SHEETS[0][1]] for k in range(min(len(classes), COLUMNS))])
     caption = f"Synthetic images by {arm.cell.setting.generator.kind}, seed {seed}: the first of each class."
     def make(size):
         small = resize(pool.x[first], min(pool.x.shape[-1], size[0]))
-        return class_sheet(small, pool.y[first], classes, caption, size[1], COLUMNS)
+        return class_sheet(small, pool.strata[first], classes, caption, size[1], COLUMNS)
     return f'<div class="wide">{fitting(map(make, SHEETS), SHEET)}</div>'
 
 def _class_counts(
@@ -54,7 +54,7 @@ def _class_counts(
     "Count the real and the synthetic training images of each class."
     seed, names = arm.seeds[0], arm.cell.world.shape.names
     real = arm.cell.balance(seed)["n"]
-    pool = np.bincount(arm.cell.pool(seed).y if _has_pool(arm) else [], minlength=len(names))
+    pool = np.bincount(arm.cell.pool(seed).strata if _has_pool(arm) else [], minlength=len(names))
     body = [(str(k), [table_cell(name, kind=""), table_cell(real[k], real[k]), table_cell(pool[k], pool[k])])
         for k, name in enumerate(names)]
     table = html_table(f"Training images of each class, seed {seed}.", ["label", "class", "real", "synthetic"], body,
@@ -98,7 +98,7 @@ def _filter(
     scores = candidates.provenance["filter_score"].to_numpy()
     order = scores.argsort(kind="stable")
     def shown(which, caption):
-        labels = [f"{classes[candidates.y[i]]}, {scores[i]:.3g}" for i in which]
+        labels = [f"{classes[candidates.strata[i]]}, {scores[i]:.3g}" for i in which]
         return gallery(candidates.x[which], labels, caption, most)
     title = f"<h3>Filter of phase {escape(phase)} by {escape(score)}</h3>"
     histogram = _histogram(scores, used.provenance["filter_score"].to_numpy(), score)
