@@ -16,6 +16,7 @@ from synthnb.lab.study import open_experiment
 from synthnb.pages import arm as arm_pages
 from synthnb.pages import arm_images, arm_results
 from synthnb.pages.arm import write_arm_page
+from synthnb.pages.study import write_report
 from synthnb.report.tables import arm_page
 
 pytestmark = pytest.mark.xdist_group("browser")  # where the browser's fixture is
@@ -95,7 +96,7 @@ def test_is_one_small_file_of_text_and_pictures(page, experiment):
 def test_links_lead_to_the_report_and_from_its_figures_to_seeds(page, experiment, folder):
     assert page == folder / arm_page(experiment, NASTY) and len(page.name) < 100
     seen = Seen(page.read_text())
-    assert {"../index.html", "../index.html#contrasts", "../../../index.html"} <= set(seen.links)
+    assert {"../index.html", "../index.html#Contrasts", "../../../index.html"} <= set(seen.links)
     assert {"seed-0", "seed-1", "seed-2", "curves", "pool", "costs"} <= set(seen.ids)
     assert {link[1:] for link in seen.links if link.startswith("#")} <= set(seen.ids)
     assert not any(link.endswith(".ipynb") for link in seen.links)
@@ -170,3 +171,28 @@ def test_fits_every_screen_light_and_dark_and_on_paper(browser, page, width):  #
             tab.emulate_media(color_scheme=scheme)
             colours.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(colours) == 2 and tab.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+
+
+@pytest.fixture(scope="module")
+def report(experiment, folder): return write_report(experiment, folder)
+
+
+def test_the_report_stands_names_of_two_hundred_letters_and_sixty_classes(report, experiment):
+    html = report.read_text()
+    assert report.stat().st_size <= 2_000_000 and "Not shown" not in html, re.findall(r"Not shown.{200}", html)
+    seen = Seen(html)
+    assert NASTY in seen.text and CLASSES[0] in seen.text and "<i>Many</i> classes" in seen.text
+    assert "alert(1)</script>" not in html and "the loss is <nan>" in seen.text
+    assert f"{arm_page(experiment, NASTY)}" in seen.links and (report.parent / arm_page(experiment, NASTY)).exists()
+    tex = (report.parent / "table.tex").read_text()
+    assert [tex.count(text) for text in (r"\$\textbackslash{}frac\$", r"\caption{")] == [2, 2], (
+        "LaTeX has the name in both tables, and nothing in it is a command")
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_the_report_fits_every_screen(browser, report, width):  # noqa: F811
+    with browser.new_page(viewport={"width": width, "height": 900}, offline=True) as tab:
+        tab.goto(report.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        names = tab.locator("table.lab .arm").evaluate_all("all => all.map(e => [e.title, e.clientWidth])")
+        assert all(title and shown <= width for title, shown in names), "a cut name has a title with all of it"

@@ -260,6 +260,13 @@ def test_every_other_metric_of_the_page_is_marked_exploratory(make, lead, monkey
     assert (f"test images are read once, at the end. {tables.EXPLORATORY}" in page) == (lead != "top1")
 
 
+def test_a_figure_that_cannot_be_drawn_costs_no_report(monkeypatch):
+    def broken(*_): raise ValueError("no <font>")
+    monkeypatch.setattr("synthnb.report.figures.seeds_figure", broken)
+    page = shown(simulated.Experiment(), monkeypatch)
+    assert "<b>Not shown: figure of seeds.</b> ValueError: no &lt;font&gt;" in page and page.count("<figure") >= 2
+
+
 def test_a_metric_in_small_print_is_marked_too():
     experiment = simulated.Experiment(failed=())
     rows = experiment.rows()

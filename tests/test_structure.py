@@ -333,3 +333,9 @@ def test_the_guard_calls_for_the_stages_that_use_what_changed(module, old, new, 
     file.write_text(text.replace(old, new))
     after = stage_code.now(package)
     assert [kind for kind in now if now[kind] != after[kind]] == list(filter(None, stages.split(", ")))
+
+
+def test_published_pages_are_small():
+    pages = {page: 150_000 if page.parent.name == "arms" else 2_000_000 for page in (ROOT / "reports").rglob("*.html")
+        if "local" not in page.parts}
+    assert pages and [page.name for page, most in pages.items() if page.stat().st_size > most] == []

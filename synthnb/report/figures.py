@@ -97,7 +97,10 @@ def seeds_figure(
     titles = {}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.6, 0.36 * len(arms) + 0.9), layout="constrained")
-        sns.swarmplot(values.reset_index(), x="value", y="arm", order=arms, color=BLUE, alpha=0.7, size=5.5, ax=axes)
+        # swarmplot draws at once, with the names as labels: a dollar would begin a formula
+        plain = [arm.replace("$", r"\$") for arm in arms]
+        dots = values.rename(dict(zip(arms, plain, strict=True)), level="arm").reset_index()
+        sns.swarmplot(dots, x="value", y="arm", order=plain, color=BLUE, alpha=0.7, size=5.5, ax=axes)
         for arm, dots in zip(arms, axes.collections, strict=True):
             seeds = values[values.index.get_level_values(0) == arm].droplevel(0)
             shown = {seed: metric.with_unit(f"{value:.{metric.digits}f}") for seed, value in seeds.items()}

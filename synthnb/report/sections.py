@@ -9,6 +9,7 @@ __all__ = ['VARIED_PARTS', 'count_results', 'format_seeds', 'status_line', 'head
 
 # %% ../../nbs/report/04_sections.ipynb #54f25579
 import os
+import sys
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
@@ -254,5 +255,7 @@ def guarded(
     "Make a part of a page; an error is shown in its place."
     try: return make()
     except Exception as e:
+        # a notebook would draw a figure that is left open at the end of the cell, and fail there
+        if pyplot := sys.modules.get("matplotlib.pyplot"): pyplot.close("all")
         error = " ".join(f"{type(e).__name__}: {e}".split())
         return f'<p class="failure"><b>Not shown: {escape(what)}.</b> {escape(error)}</p>'
