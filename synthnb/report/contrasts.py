@@ -158,7 +158,8 @@ def reading_notes(
     text = (
         f"Levels differ ({', '.join(levels)} %) since {n} contrasts share one error of {100 * alpha:g} %: Holm's "
         f"correction asks most of the clearest one, and a verdict is shown where its interval excludes zero. The plain "
-        f"95 % interval of each contrast alone stands below, in detail.")
+        f"95 % interval of each contrast alone stands below, in detail." if n > 1 else
+        f"A verdict is shown where the interval, of {levels[0]} %, excludes zero.")
     rule = (
         " A difference is replicated where the further seeds, analysed apart with a correction of their own, show it "
         "again; nothing that was found has chosen these seeds." if evidence.replication else

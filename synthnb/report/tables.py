@@ -125,7 +125,8 @@ def _table_rows(
     head: list[str],  # names of the columns, with which a narrow screen labels the cells of a row
 ) -> str:  # HTML
     "Return rows of a table."
-    labels = [f'<td data-label="{Markup(escape(name)).striptags()}"' for name in head[1:]]
+    # without tags, and escaped again: striptags returns plain text
+    labels = [f'<td data-label="{escape(Markup(escape(name)).striptags())}"' for name in head[1:]]
     def labelled(cells): return "".join(
         cell.replace("<td", label, 1) for cell, label in zip(cells, labels, strict=True))
     return "".join(f'<tr><th scope="row">{escape(name)}</th>{labelled(cells)}</tr>\n' for name, cells in rows)
