@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Seeds', 'MIN_SEEDS', 'Summary', 'summary', 'format_summary', 'holm', 'smallest_effect', 'seeds_needed', 'Comparison',
-           'compare', 'format_p', 'quoted', 'comparison_sentence', 'median_interval', 'Worth', 'extra_images', 'worth',
-           'worth_phrase']
+           'compare', 'format_p', 'quoted', 'interval_digits', 'comparison_sentence', 'median_interval', 'Worth',
+           'extra_images', 'worth', 'worth_phrase']
 
 # %% ../../nbs/lab/04_statistics.ipynb #90311fbe
 from bisect import bisect_left
@@ -226,6 +226,15 @@ def _amount(value: float, metric: Metric, digits: int, sign: bool = False) -> st
     "Format a difference with its unit."
     return f"{format_number(value, digits, metric.scale, sign)} {metric.difference_unit}".strip()
 
+def interval_digits(
+    comparison: Comparison,  # one contrast with an interval
+) -> int:  # decimals, at least those of the metric
+    "Return with how many decimals an interval that excludes zero has no end that reads 0.0."
+    c, metric = comparison, METRICS[comparison.metric]
+    digits, nearest = metric.digits, metric.scale * min(abs(c.low), abs(c.high))
+    while c.verdict != "no difference shown" and digits < 6 and not round(nearest, digits): digits += 1
+    return digits
+
 def _shown_sentence(c: Comparison, metric: Metric, digits: int, evidence: str) -> str:
     "Describe a difference that is shown; where lower is better, it says what that means."
     size, arm, reference = _amount(abs(c.difference), metric, digits), quoted(c.arm), quoted(c.reference)
@@ -241,12 +250,11 @@ def comparison_sentence(
     "Describe a comparison: effect, interval, n, p and, if no difference is shown, the smallest detectable effect."
     c, metric, seeds = comparison, METRICS[comparison.metric], f"{comparison.n} seeds"
     pair, end = f"{quoted(c.arm)} against {quoted(c.reference)} in {metric.label}", "." + _dropped_seeds(c)
-    digits = metric.digits
+    digits = interval_digits(c) if c.low is not None else metric.digits
     size = _amount(c.difference, metric, digits, sign=True) if c.n else ""
     if c.verdict == "not judged": return f"{pair}, not judged: {size}{'; ' if size else ''}{c.why}{end}"
     if c.low is None: return f"{pair}, no difference shown: identical on all {seeds}{end}"
-    shown, nearest = c.verdict != "no difference shown", metric.scale * min(abs(c.low), abs(c.high))
-    while shown and digits < 6 and not round(nearest, digits): digits += 1
+    shown = c.verdict != "no difference shown"
     interval = " to ".join(format_number(v, digits, metric.scale) for v in (c.low, c.high))
     evidence = f"({_format_level(c.level)} % interval {interval}, {seeds}, Holm p {format_p(c.p_holm)})"
     if shown: return _shown_sentence(c, metric, digits, evidence) + end

@@ -350,9 +350,10 @@ def published_values(
     testbed: str,  # a registered testbed
     part: str | None = None,  # slice of the rows; the metric's own where None
     metric: str | None = None,  # metric of the rows; the study's lead metric where None
+    file: str = "results.csv",  # or "replication.csv": further seeds
 ) -> dict[str, dict[int, float]]:  # arm -> seed -> value at the last step
     "Return one metric of the published results of a study."
     import pandas as pd
-    rows = pd.read_csv(ROOT / "reports" / testbed / study / "results.csv")
+    rows = pd.read_csv(ROOT / "reports" / testbed / study / file)
     leads = (*find_study(study).metrics, LEAD_METRIC[find_testbed(testbed).setting.task])
     return _final_values(rows, metric or leads[0], part)

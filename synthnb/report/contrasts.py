@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..lab.statistics import Comparison, comparison_sentence, format_p, worth_phrase
-from ..learn.metrics import ABSENT, METRICS, Metric
+from ..lab.statistics import Comparison, comparison_sentence, format_p, interval_digits, worth_phrase
+from ..learn.metrics import ABSENT, METRICS, Metric, format_number
 from .evidence import SHOWN, Evidence, Finding, numbers, replication_sentence
 from .figures import BLUE, INK, STYLE, shortened
 from .tables import arm_names, html_table, table_cell
@@ -35,7 +35,8 @@ def format_interval(
     metric, most = METRICS[comparison.metric], _possible(METRICS[comparison.metric])
     low, high = max(comparison.low, -most), min(comparison.high, most)
     cut = ", cut to what is possible" if (low, high) != (comparison.low, comparison.high) else ""
-    return f"{metric.format(low)} … {metric.format(high)} ({100 * comparison.level:.3g} %{cut})"
+    ends = " … ".join(format_number(end, interval_digits(comparison), metric.scale) for end in (low, high))
+    return f"{ends} ({100 * comparison.level:.3g} %{cut})"
 
 def verdict_words(
     comparison: Comparison,  # one contrast
