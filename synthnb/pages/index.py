@@ -43,13 +43,13 @@ def count_findings(
     replicated = Counter(contrast["replicated"] for contrast in found if contrast["replicated"])
     shown = sum(replicated[name] for name in ("replicated", "same direction", "not replicated"))
     lines = [f"Of {outcomes.total()} predictions written before the run, {outcomes['met']} were met, "
-        f"{outcomes['direction met, size not']} in direction but not in size, {outcomes['not shown']} were not shown, "
-        f"{outcomes['not met']} were not met."] if outcomes else []
+        f"{outcomes['direction met, size not']} in direction but not in size; {outcomes['not shown']} were not shown, "
+        f"{outcomes['not met']} not met."] if outcomes else []
     if shown:
         lines.append(
-            f"Of {shown} differences that were shown, {replicated['replicated']} were replicated on further seeds, "
-            f"{replicated['same direction']} had the same direction without being shown again, "
-            f"{replicated['not replicated']} were not replicated.")
+            f"Differences that were shown: {shown}. On further seeds {replicated['replicated']} replicated, "
+            f"{replicated['same direction']} in the same direction without being shown again, "
+            f"{replicated['not replicated']} not replicated.")
     return lines
 
 # %% ../../nbs/pages/05_index.ipynb #5e716d80
@@ -74,7 +74,8 @@ def _index_cells(
     first = page["found"][0]
     def interval(c):
         if c is None or c["low"] is None: return ""
-        return f"{_number(first, c['low'])} … {_number(first, c['high'])} ({100 * c['level']:.3g} %)"
+        ends = (format_number(c[end], c["digits"], 1) for end in ("low", "high"))
+        return " … ".join(ends) + f" ({100 * c['level']:.3g} %)"
     contrast = Markup('<td class="words">{}<small>against {}</small></td>').format(
         *(Markup('<span class="arm" title="{0}">{0}</span>').format(first[name]) for name in ("arm", "reference")))
     sign = {"higher": "up", "lower": "down", "no difference shown": "open"}.get(first["verdict"], "none")

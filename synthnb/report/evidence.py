@@ -187,7 +187,10 @@ def _finding_record(
     finding: Finding,  # one contrast
 ) -> dict:  # see `Evidence.to_json`
     "Return what the index shows of a contrast."
-    def of(c): return c and numbers(c) | {"level": c.level, "verdict": c.verdict, "n": c.n}
+    def of(c):
+        if c is None: return None
+        digits = METRICS[c.metric].digits if c.low is None else interval_digits(c)
+        return numbers(c) | {"level": c.level, "verdict": c.verdict, "n": c.n, "digits": digits}
     return of(finding.first) | {"arm": finding.first.arm, "reference": finding.first.reference,
         "metric": finding.first.metric, "predicted": finding.predicted, "outcome": finding.outcome,
         "replicated": finding.replicated, "replication": of(finding.replication), "both": of(finding.both)}

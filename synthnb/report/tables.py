@@ -128,7 +128,7 @@ def _table_rows(
     # without tags, and escaped again: striptags returns plain text
     labels = [f'<td data-label="{escape(Markup(escape(name)).striptags())}"' for name in head[1:]]
     def labelled(cells): return "".join(
-        cell.replace("<td", label, 1) for cell, label in zip(cells, labels, strict=True))
+        str(cell).replace("<td", label, 1) for cell, label in zip(cells, labels, strict=True))
     return "".join(f'<tr><th scope="row">{escape(name)}</th>{labelled(cells)}</tr>\n' for name, cells in rows)
 
 LONGEST = 80  # characters of an arm's name in its file name; file systems allow 255 bytes
