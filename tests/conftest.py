@@ -67,11 +67,13 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
-LONG = (  # by seconds, first those that wait for others than the processor; whole files share what their fixtures make
-    "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "test_readme.py", "test_workers.py::test_a_run",
-    "test_disk.py::test_a_disk", "test_workers.py::test_a_scheduler", "test_run.py::test_kill",
-    "generate/05_diffusion", "engine/02_kernels", "lab/03_cell", "test_own.py::test_a_new", "test_run.py::test_two",
-    "test_bench.py")
+# by seconds, first those that wait for others than the processor; whole files share what their fixtures make, and
+# test_four and test_readme, of different workers, the undisturbed run, which the first to come makes
+LONG = (
+    "test_faults.py", "test_glyph.py", "test_workers.py::test_four", "generate/05_diffusion",
+    "test_workers.py::test_a_run", "engine/02_kernels", "test_workers.py::test_a_scheduler", "test_readme.py",
+    "test_disk.py::test_a_disk", "test_run.py::test_kill", "lab/03_cell", "test_own.py::test_a_new",
+    "test_run.py::test_two", "test_bench.py")
 
 
 @pytest.hookimpl(trylast=True)  # what is deselected is gone

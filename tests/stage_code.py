@@ -28,8 +28,8 @@ def shape(node):
 
 class Module:
     "What a file defines at its top, and what its names mean."
-    def __init__(self, path, name):
-        self.tree, self.name = ast.parse(path.read_text()), name
+    def __init__(self, text, name):
+        self.tree, self.name = ast.parse(text), name
         self.defined = {name: node for node in self.tree.body for name in names_of(node)}
         self.imported = {}  # name -> dotted name of a module, or of something in it
         for node in ast.walk(self.tree):
@@ -37,6 +37,15 @@ class Module:
             above = ["synthnb", *name.split(".")][:-node.level] if node.level else []
             source = ".".join([*above, *filter(None, [node.module])])
             for alias in node.names: self.imported[alias.asname or alias.name] = f"{source}.{alias.name}"
+
+
+parsed = cache(Module)  # a module that has not changed is read once, whatever folder it is in
+
+
+@cache
+def hashed(nodes):
+    "A hash of what one definition does, from the nodes that count of it."
+    return hashlib.sha256(json.dumps(shape(list(nodes))).encode()).hexdigest()
 
 
 def names_of(node):
@@ -59,9 +68,8 @@ class Package:
     "Every module, and which definitions a definition uses."
     def __init__(self, folder=PACKAGE):
         files = {".".join(path.relative_to(folder).with_suffix("").parts): path for path in folder.rglob("*.py")}
-        self.modules = {name: Module(path, name) for name, path in files.items() if "." in name}
+        self.modules = {name: parsed(path.read_text(), name) for name, path in files.items() if "." in name}
         self.used = cache(self._used)
-        self.shape = cache(lambda *one: shape(self.body(*one)))  # of what several stages use
 
     def find(self, dotted):
         "The module and name of a definition, by `synthnb.wing.module.name`; None where it decides no content."
@@ -70,17 +78,17 @@ class Package:
         return (module, name) if module in self.modules and name in self.modules[module].defined else None
 
     def body(self, module, name):
-        "What counts of a definition."
+        "The nodes that count of a definition."
         node = self.modules[module].defined[name]
-        if module not in OPTIONS or not isinstance(node, ast.ClassDef): return node
+        if module not in OPTIONS or not isinstance(node, ast.ClassDef): return (node,)
         checks = ("field_validator", "model_validator")
-        return [method for method in node.body if isinstance(method, ast.FunctionDef)
-                and not any(check in ast.unparse(d) for d in method.decorator_list for check in checks)]
+        return tuple(method for method in node.body if isinstance(method, ast.FunctionDef)
+            and not any(check in ast.unparse(d) for d in method.decorator_list for check in checks))
 
     def _used(self, module, name):
         "The definitions of ours that a definition names, by itself, through a module, or as `module:function`."
-        here, nodes, found = self.modules[module], self.body(module, name), set()
-        for node in (n for top in (nodes if isinstance(nodes, list) else [nodes]) for n in without_annotations(top)):
+        here, found = self.modules[module], set()
+        for node in (n for top in self.body(module, name) for n in without_annotations(top)):
             if isinstance(node, ast.Name): names = [here.imported.get(node.id, f"synthnb.{module}.{node.id}")]
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names = [f"{here.imported.get(node.value.id, '')}.{node.attr}"]
@@ -100,8 +108,8 @@ class Package:
 
     def code(self, *roots):
         "A hash of what some definitions do."
-        trees = [[*one, self.shape(*one)] for one in sorted(self.behind(*roots))]
-        return hashlib.sha256(json.dumps(trees).encode()).hexdigest()[:16]
+        found = [[*one, hashed(self.body(*one))] for one in sorted(self.behind(*roots))]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def now(folder=PACKAGE):
