@@ -22,7 +22,7 @@ check: lint  ## lint, export without diff, and the tests that changed files conc
 	@$(BIN)/python tests/changed.py
 
 test: lint  ## lint, then every test but the slow ones, with coverage; the slowest are listed at the end
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term --durations=15
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term --durations=15
 
 test-slow: .venv/ready  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -137,8 +137,8 @@ def loading(modules, suspects):
             f"    found = sorted({suspects} & set(sys.modules))\n    if found: print(m, found); break")
 
 
-def test_light_modules_import_no_torch():
-    code = loading(LIGHT, {"torch", "torchvision", "diffusers", "timm"})
+def test_light_modules_import_neither_torch_nor_plotting():
+    code = loading(LIGHT, {"torch", "torchvision", "diffusers", "timm", "matplotlib", "seaborn"})
     assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout
 
 

@@ -16,11 +16,9 @@ import pandas as pd
 from ..base.environment import ROOT
 from ..base.errors import BadInput
 from ..base.options import LEAD_METRIC
-from ..report.contrasts import forest_figure
 from ..lab.study import find_study, published_values
 from ..lab.testbed import find_testbed
 from ..report.evidence import Evidence, Finding, find
-from ..report.figures import save_figure
 from ..report.files import results_csv
 from .index import write_index
 from .study import write_report
@@ -133,6 +131,7 @@ def publish_report(
             f"{name} cannot be published: {'; '.join(wrong)}. Published is only a registered study at full scale, "
             f"complete and unchanged")
     page = write_report(experiment, Path(root) / experiment.testbed.name / experiment.spec.name, published=True)
+    from synthnb.report.figures import forest_figure, save_figure  # plotting libraries take a second to import
     evidence = Evidence(experiment)
     # the forest plot as a file, for links to it
     if evidence.findings: (page.parent / "contrasts.svg").write_bytes(save_figure(forest_figure(evidence), "svg"))
