@@ -84,6 +84,7 @@ def test_is_one_small_file_of_text_and_pictures(page, experiment):
     assert page.stat().st_size <= 150_000
     assert "Not shown" not in html, re.findall(r"Not shown.{200}", html)
     seen = Seen(html)
+    assert "3 seeds: too few to judge by, 4 are the least." in seen.text
     assert not seen.tags & {"script", "i", "iframe", "object", "embed"} and NASTY in seen.text
     assert CLASSES[0] in seen.text and "<i>Many</i> classes" in seen.text
     bare = re.sub(r'base64,[^"]*|<pre.*?</pre>', "", html, flags=re.S)  # tracebacks name files

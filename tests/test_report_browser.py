@@ -187,8 +187,10 @@ def test_a_dot_leads_to_its_seed(tab):
 
 def test_copies_the_sentence_and_saves_figures(tab):
     tab.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
-    tab.locator("p.answer button.copy").click()
+    tab.locator("p.answer button.copy").first.click()
     assert "n = 8 seeds, commit abc)" in tab.evaluate("window.copied")
+    tab.locator("p.answer button.copy").nth(1).click()
+    assert tab.evaluate("window.copied").startswith("@misc{synthnb_synthetic_ratio_digits_wild,")
     with tab.expect_download() as saved: tab.locator("button.save-svg").nth(1).click()
     assert saved.value.suggested_filename == "contrasts.svg" and "<svg" in Path(saved.value.path()).read_text()
     with tab.expect_download() as saved: tab.locator("a[download='seeds.pdf']").click()

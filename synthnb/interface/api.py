@@ -32,6 +32,7 @@ from ..lab.views import figure_image
 from ..learn.metrics import ABSENT, METRICS, TABLES
 from ..report.contrasts import forest_table
 from ..report.evidence import Evidence
+from ..pages.compare import comparison_html
 from ..pages.index import write_index
 from ..pages.page import ASSETS
 from ..pages.published import compare_published, publish_report, staleness
@@ -41,7 +42,7 @@ from ..report.tables import differences_table, html_table, table_cell
 
 if TYPE_CHECKING:
     import pandas as pd
-    from IPython.display import Image
+    from IPython.display import HTML, Image
 
 # %% ../../nbs/interface/00_api.ipynb #b78c368e
 # what the report's colours are called -> colours that are legible in a light and in a dark notebook
@@ -221,6 +222,16 @@ class Study:
     def evidence(self) -> Evidence:  # findings: each contrast as predicted, found and replicated
         "Return what was found so far."
         return Evidence(self.experiment)
+
+    def compare(
+        self,
+        *others: "Study",  # one or more, decided by the same metric
+    ) -> "HTML":  # displays itself in a notebook; BadInput where they cannot be compared
+        "Show this study and others side by side, paired where they share seeds and test images."
+        from IPython.display import HTML
+        experiments = [self.experiment, *(other.experiment for other in others)]
+        shown = comparison_html(experiments)
+        return HTML(f'{notebook_style(shown)}<div class="synthnb">{shown}</div>')
 
     def folder(self) -> Path:  # reports/local/<testbed>/<study>; a suffix for other scale, seeds or options
         "Return the folder of the local report."

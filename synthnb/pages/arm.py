@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pandas as pd
+from markupsafe import Markup
 
 from ..base.environment import ROOT
 from ..base.keys import canonical, digest
 from .arm_images import IMAGES
 from .arm_results import RESULTS, ArmView, Section, headline, option_text
 from .page import ASSETS, render_template, write_page
-from ..report.sections import guarded
+from ..report.sections import banner, guarded
 from ..report.tables import arm_page, html_table, table_cell
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ def _render(
     mean = guarded(lambda: f'<p class="answer">{escape(headline(arm))}</p>', "the mean")
     return render_template(
         "arm.html.j2", study=spec.title or spec.name, testbed=testbed.title or testbed.name, arm=arm.name,
-        finished=len(arm.seeds), seeds=len(arm.cell.seeds), scale=arm.experiment.scale, headline=mean, state=state,
-        notebook=arm.notebook, sections=parts)
+        finished=len(arm.seeds), seeds=len(arm.cell.seeds), banner=Markup(banner(arm.experiment)), headline=mean,
+        state=state, notebook=arm.notebook, sections=parts)
 
 def write_arm_page(
     experiment: "Experiment",  # a study on a testbed, finished or not

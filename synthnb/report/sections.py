@@ -68,7 +68,8 @@ def header(
     status = "".join(f'<li{" class=bad" if n and name in ("failed", "missing") else ""}><b>{n}</b> {name}</li>'
         for n, name in counts)
     answer = typeset(evidence.answer(), experiment.cells) if done else "No result yet."
-    copy = f'<button type="button" class="copy" data-copy="{escape(sentence_to_copy(evidence))}" hidden>copy</button>'
+    copy = "".join(f'<button type="button" class="copy" data-copy="{escape(text)}" hidden>{name}</button> '
+        for name, text in (("copy", sentence_to_copy(evidence)), ("BibTeX", bibtex(evidence))))
     return (
         f'{banner(experiment)}<p class="eyebrow">{escape(" · ".join(where))}</p>'
         f'<h1>{escape(spec.title or spec.name)}</h1><p class="question">{escape(spec.question)}</p>'
