@@ -37,11 +37,11 @@ def format_interval(
 
 def format_intervals(
     comparison: Comparison,  # one contrast
-) -> str:  # such as "2.4 … 8.0 (99.3 %); 3.3 … 7.1 (95 %)"
+) -> str:  # such as "2.4 … 8.0 (99.3 %)", and "3.3 … 7.1 (95 %)" in a line below
     "Format the interval that decides, and beside it the plain one of this contrast alone where it is another."
     if comparison.plain is None or round(comparison.level, 9) == 0.95: return format_interval(comparison)
     plain = " … ".join(map(METRICS[comparison.metric].format, comparison.plain))
-    return f"{format_interval(comparison)}; {plain} (95 %)"
+    return f"{format_interval(comparison)}\n{plain} (95 %)"
 
 def verdict_words(
     comparison: Comparison,  # one contrast
@@ -153,7 +153,7 @@ def _replication_cell(
     kind = {"replicated": "yes", "not replicated": "no"}.get(finding.replicated, "so")
     both = METRICS[finding.both.metric].format_difference(finding.both.difference)
     return table_cell(finding.replicated or "not judged", kind=f"words {kind}",
-        below=f"{difference}, {format_interval(finding.replication)}; both sets {both}")
+        below=f"{difference}, {format_interval(finding.replication)}\nboth sets {both}")
 
 # %% ../../nbs/report/02_contrasts.ipynb #438b6241
 def reading_notes(
