@@ -27,7 +27,7 @@ from ..engine.run import run
 from ..lab.cell import Cell
 from ..lab.graph import draw_graph
 from ..lab.statistics import format_summary, summary
-from ..lab.study import Experiment, open_experiment
+from ..lab.study import Experiment, default_seeds, open_experiment
 from ..lab.views import figure_image
 from ..learn.metrics import ABSENT, METRICS, TABLES
 from ..report.contrasts import forest_table
@@ -236,9 +236,7 @@ class Study:
     def folder(self) -> Path:  # reports/local/<testbed>/<study>; a suffix for other scale, seeds or options
         "Return the folder of the local report."
         chosen = self.experiment
-        plain = (
-            open_experiment(chosen.source["study"], chosen.source["testbed"], scale=chosen.scale).seeds == chosen.seeds
-            and not chosen.overrides)
+        plain = chosen.seeds == default_seeds(chosen.testbed, chosen.scale) and not chosen.overrides
         suffix = ("-debug" if chosen.scale == "debug" else "") + ("" if plain else "-" + digest(chosen.to_dict())[:6])
         return ROOT / "reports" / "local" / chosen.testbed.name / (chosen.spec.name + suffix)
 

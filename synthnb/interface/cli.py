@@ -10,7 +10,6 @@ __all__ = ['HELP', 'app', 'Name', 'On', 'Ons', 'Seeds', 'Scale', 'Sets', 'Worker
 
 # %% ../../nbs/interface/01_cli.ipynb #296646e1
 import importlib
-import json
 import shlex
 import shutil
 import sys
@@ -35,7 +34,7 @@ from ..engine.run import leftovers, recorded_experiments, unneeded_artefacts
 from ..engine.workers import SchedulerLost
 from .api import Study, run_all
 from ..lab.statistics import Comparison, compare, seeds_needed
-from ..lab.study import Experiment, find_study, published_values, study_names
+from ..lab.study import Experiment, command_line, default_seeds, find_study, published_values, study_names
 from ..lab.testbed import find_testbed, is_file, is_registered, testbed_names, write_testbed
 from ..learn.metrics import METRICS, format_number
 from ..pages.compare import write_comparison
@@ -181,7 +180,7 @@ def _seeds_to_show(
     what = f"a true difference of {difference:g} {metric.difference_unit}".rstrip() + f" in {metric.label}"
     if not any(found for _, found in spreads):
         return [f"seeds that would show {what}: not known, there are neither finished nor published results to take "
-            f"the spread from; {_command_line('run', replace(run, seeds=(0, 1, 2, 3)))} measures it"]
+            f"the spread from; {_command('run', replace(run, seeds=(0, 1, 2, 3)))} measures it"]
     lines = [f"seeds that would show {what}, with 80 % power at an error of {100 * alpha:.2g} % (Holm's for the "
         f"hardest of {len(contrasts)} contrasts):"]
     for (arm, reference), (source, found) in zip(contrasts, spreads, strict=True):
@@ -217,7 +216,7 @@ def _print_result(
     causes = failure_causes(study.experiment)
     for cause in causes: print(f"failed: {_failure_line(cause)}", file=sys.stderr)
     if causes:
-        print(f"`{_command_line('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
+        print(f"`{_command('status', study.experiment)}` says how to repeat what failed by hand", file=sys.stderr)
         return
     for result in failed:  # nothing could be recorded in the store
         more = f"; {result['more']} jobs that need it" if result["more"] else ""
@@ -243,28 +242,20 @@ def _failure_line(
     "Describe a failure in one line, the path of the notebook last."
     return f"{cause['arm']}, {_cost(cause)}: {cause['error']}; {_notebook_line(cause['notebook'])}"
 
-def _command_line(
+def _command(
     command: str,  # plan, run, status, ...
     run: Experiment,  # its arguments
 ) -> str:  # quoted for a shell
-    "Return the command line for an experiment."
-    options = [word for key, value in run.overrides.items()
-        for word in ("--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}")]
-    usual = run.testbed.debug.get("seeds", run.testbed.seeds) if run.scale == "debug" else run.testbed.seeds
-    first = run.seeds == tuple(range(len(run.seeds)))  # `8` means eight seeds, `8,` the seed 8
-    seeds = (
-        [] if run.seeds == tuple(range(usual))
-        else ["--seeds", str(len(run.seeds)) if first else ",".join(map(str, run.seeds)) + "," * (len(run.seeds) == 1)])
-    scale = [] if run.scale == "full" else ["--scale", run.scale]
-    return shlex.join(
-        ["synthnb", command, run.source["study"], "--on", run.source["testbed"], *seeds, *scale, *options])
+    "Return the command line for an experiment, without seeds that need not be named."
+    seeds = None if run.seeds == default_seeds(run.testbed, run.scale) else run.seeds
+    return command_line(command, run.source, seeds, run.scale, run.overrides)
 
 def _status_text(
     run: Experiment,  # finished, running, or not started
     found: Overview,  # of this run
 ) -> str:  # lines
     "Describe the progress of a run and, for each failure, the error and the command to repeat it."
-    lines = [_command_line("run", run), f"  {found!r}"]
+    lines = [_command("run", run), f"  {found!r}"]
     if found.done == found.total: return "\n".join(lines)
     causes = failure_causes(run)
     for row in status(run):

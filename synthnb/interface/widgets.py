@@ -7,8 +7,6 @@ __all__ = ['SIDE', 'picture', 'Panel', 'class_menu', 'page_of', 'browse', 'split
            'compare_pools']
 
 # %% ../../nbs/interface/03_widgets.ipynb #05ce8220
-import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -16,10 +14,9 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from ..base.errors import BadInput, suggest
-from ..data.images import contact_sheet, resize
+from ..data.images import contact_sheet, png_url, resize
 from .api import Study
 from ..lab.cell import Cell
 
@@ -33,12 +30,10 @@ def picture(
 ) -> str:  # HTML; "none" where there is no image
     "Return images as one picture."
     if not len(x): return "<p>none</p>"
-    x = resize(x, min(x.shape[-1], SIDE))
-    png, columns = io.BytesIO(), min(columns, len(x))
-    Image.fromarray(contact_sheet(x, columns, 1)).save(png, "png", optimize=True)
+    x, columns = resize(x, min(x.shape[-1], SIDE)), min(columns, len(x))
     width = max(1, SIDE // x.shape[-1]) * columns * (x.shape[-1] + 1)
     return (f'<img alt="{escape(alt)}" style="width: {width}px; max-width: 100%; image-rendering: pixelated" '
-        f'src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">')
+        f'src="{png_url(contact_sheet(x, columns, 1))}">')
 
 # %% ../../nbs/interface/03_widgets.ipynb #9f9e9337
 class Panel(ipywidgets.VBox):

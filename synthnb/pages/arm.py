@@ -6,9 +6,7 @@
 __all__ = ['RENDERER', 'SECTIONS', 'write_arm_page']
 
 # %% ../../nbs/pages/03_arm.ipynb #3ce0c28c
-import hashlib
 import os
-import shlex
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +16,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..base.environment import ROOT
-from ..base.keys import canonical, digest
+from ..base.keys import digest
 from .arm_images import IMAGES
 from .arm_results import RESULTS, ArmView, Section, headline, option_text
-from .page import ASSETS, render_template, write_page
-from ..report.sections import banner, guarded
+from ..lab.study import command_line
+from .page import ASSETS, files_hash, render_template, write_page
+from ..report.sections import banner, failure_block, guarded
 from ..report.tables import arm_page, html_table, table_cell
 
 if TYPE_CHECKING:
@@ -49,45 +48,41 @@ def _costs_table(
         cells = [table_cell(len(part), len(part)), table_cell(len(shared), len(shared))]
         sums = (part["seconds"].sum(), shared["seconds"].sum(), part["cpu_seconds"].sum(), part["peak_mb"].max())
         return [*cells, *(table_cell(f"{v:,.0f}" if i == 3 else f"{v:,.1f}", v) for i, v in enumerate(sums))]
-    body = [*((kind, line(part)) for kind, part in costs.groupby("kind", sort=False)), ("all", line(costs))]
+    body = [(kind, line(part)) for kind, part in costs.groupby("kind", sort=False)]
     caption = "What this arm needs and what it cost to make; shared: other arms of the study need it, too."
     head = ["kind", "made", "shared", "seconds", "shared seconds", "CPU seconds", "peak MB"]
-    return html_table(caption, head, body, range(1, len(head)))
+    return html_table(caption, head, body, range(1, len(head)), [("all", line(costs))])
 
 def _failures(
     arm: ArmView,
 ) -> str:  # HTML; empty where nothing failed
     "List the failures of what the arm needs."
     found = [f for f in arm.experiment.failures() if f["key"] in arm.artefacts]
-    return "".join(
-        f'<div class="failure"><h3>Seed {f["seed"]}: {escape(f["kind"])} failed</h3><p>{escape(str(f["error"]))}</p>'
-        f'<pre tabindex="0">{escape(str(f["tail"]).strip())}</pre></div>' for f in found)
+    return "".join(failure_block(f"Seed {f['seed']}", f) for f in found)
+
+def _shown_source(
+    experiment: "Experiment",  # a study on a testbed
+) -> dict[str, str]:  # study and testbed
+    "Return the names as the user wrote them, without the folders of an absolute path."
+    return {what: option_text(name) for what, name in experiment.source.items()}
 
 def _run_command(
     experiment: "Experiment",  # a study on a testbed
 ) -> str:  # quoted for a shell
     "Return the command that runs the study."
-    seeds, scale = experiment.seeds, [] if experiment.scale == "full" else ["--scale", experiment.scale]
-    # `8` means eight seeds, `8,` the seed 8
-    which = (str(len(seeds)) if seeds == tuple(range(len(seeds)))
-        else ",".join(map(str, seeds)) + "," * (len(seeds) == 1))
-    options = [word for key, value in experiment.overrides.items()
-        for word in ("--set", f"{key}={value if isinstance(value, str) else canonical(value)}")]
-    study, testbed = (option_text(experiment.source[name]) for name in ("study", "testbed"))
-    return shlex.join(["synthnb", "run", study, "--on", testbed, "--seeds", which, *scale, *options])
+    return command_line("run", _shown_source(experiment), experiment.seeds, experiment.scale, experiment.overrides)
 
 def _open_in_python(
     experiment: "Experiment",  # a study on a testbed
     arm: str,  # one of its arms
 ) -> str:  # Python
     "Return the lines that show the arm in a notebook."
-    study, testbed = (option_text(experiment.source[name]) for name in ("study", "testbed"))
-    seeds = experiment.seeds
-    given = {"on": testbed, "seeds": len(seeds) if seeds == tuple(range(len(seeds))) else list(seeds)}
+    source, seeds = _shown_source(experiment), experiment.seeds
+    given = {"on": source["testbed"], "seeds": len(seeds) if seeds == tuple(range(len(seeds))) else list(seeds)}
     if experiment.scale != "full": given["scale"] = experiment.scale
     if experiment.overrides: given["set"] = experiment.overrides
     words = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    return f"from synthnb import Study\n\nStudy({study!r}, {words}).cells[{arm!r}].show()"
+    return f"from synthnb import Study\n\nStudy({source['study']!r}, {words}).cells[{arm!r}].show()"
 
 def _repeat(
     arm: ArmView,
@@ -100,7 +95,7 @@ def _repeat(
 # %% ../../nbs/pages/03_arm.ipynb #705342dc
 RENDERER = (  # modules on which the page's content depends, besides the template
     "lab/cell.py", "lab/study.py", "learn/filters.py", "learn/metrics.py", "report/figures.py",
-    "report/tables.py", "pages/arm_results.py", "pages/arm_images.py", "pages/arm.py")
+    "report/sections.py", "report/tables.py", "pages/arm_results.py", "pages/arm_images.py", "pages/arm.py")
 
 SECTIONS: dict[str, Section] = {  # anchor -> section, in the order of the page; one without content is left out
     **RESULTS, **IMAGES,
@@ -118,8 +113,7 @@ def _page_state(
     made = {key: store.manifest(key)["about"] for key in arm.artefacts if store.has(key)}
     failed = [[f["key"], str(f["error"])] for f in experiment.failures() if f["key"] in arm.artefacts]
     asked = [experiment.spec, experiment.testbed, experiment.scale, experiment.overrides, list(experiment.seeds)]
-    renderer = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
-    return digest([renderer, asked, arm.name, arm.notebook, made, failed])
+    return digest([files_hash(code), asked, arm.name, arm.notebook, made, failed])
 
 def _render(
     arm: ArmView,

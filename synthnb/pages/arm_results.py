@@ -7,8 +7,6 @@ __all__ = ['NAMED', 'SHEET', 'GALLERIES', 'THUMBNAILS', 'SHOWN', 'SHEETS', 'COLU
            'option_text', 'definition_list', 'headline', 'fitting', 'small_figure', 'thumbnail', 'gallery']
 
 # %% ../../nbs/pages/01_arm_results.ipynb #e35ca82e
-import base64
-import io
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ import pandas as pd
 from ..artefacts.artefact import Artefact
 from ..base.environment import ROOT
 from ..base.keys import canonical
-from ..data.images import contact_sheet, resize
+from ..data.images import contact_sheet, png_url, resize
 from ..learn.metrics import ABSENT, METRICS, TABLES
 from ..report.tables import final_values, heading, html_table, table_cell, with_note
 
@@ -155,10 +153,10 @@ def _seeds_table(
         first, *rest = line(lambda values, seed=seed: values.get(seed))
         body.append((str(seed), [first.replace("<td", f'<td id="seed-{seed}"', 1), *rest, *[link] * bool(link)]))
     blank = ["<td></td>"] * bool(link)
-    body += [("mean", line(pd.Series.mean) + blank), ("std", line(pd.Series.std) + blank)]
+    sums = [("mean", line(pd.Series.mean) + blank), ("std", line(pd.Series.std) + blank)]
     caption = "Final metrics and training images of each seed; std is the standard deviation over seeds."
     head = ["seed", *(name for name, *_ in columns), *["executed"] * bool(link)]
-    return html_table(with_note(caption, head), head, body, range(1, len(columns) + 1))
+    return html_table(with_note(caption, head), head, body, range(1, len(columns) + 1), sums)
 
 # %% ../../nbs/pages/01_arm_results.ipynb #0dbe2c5a
 SHEET = 26_000  # most bytes of a contact sheet's HTML
@@ -197,11 +195,7 @@ def thumbnail(
     colours: int,  # at most
 ) -> str:  # a data: URL
     "Return an image as a small PNG."
-    from PIL import Image
-    png = io.BytesIO()
-    small = Image.fromarray(contact_sheet(resize(x[None], min(x.shape[-1], side)), 1, zoom=1))
-    (small.quantize(colours) if small.mode == "RGB" else small).save(png, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return png_url(contact_sheet(resize(x[None], min(x.shape[-1], side)), 1, zoom=1), colours)
 
 def gallery(
     x: np.ndarray,  # images, uint8 (N, C, H, W)

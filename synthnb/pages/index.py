@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from ..learn.metrics import ABSENT, METRICS, format_number
 from .page import page_metadata, render_template, write_page
-from ..report.contrasts import draw_intervals
+from ..report.contrasts import SIGNS, draw_intervals
+from ..report.evidence import SHOWN_AGAIN
 from ..report.tables import html_table, table_cell
 
 # %% ../../nbs/pages/05_index.ipynb #03a4c048
@@ -41,7 +42,7 @@ def count_findings(
     found = [contrast for page in pages if page["scale"] == "full" for contrast in page["found"]]
     outcomes = Counter(contrast["outcome"] for contrast in found if contrast["outcome"])
     replicated = Counter(contrast["replicated"] for contrast in found if contrast["replicated"])
-    shown = sum(replicated[name] for name in ("replicated", "same direction", "not replicated"))
+    shown = sum(replicated[name] for name in SHOWN_AGAIN)
     lines = [f"Of {outcomes.total()} predictions written before the run, {outcomes['met']} were met, "
         f"{outcomes['direction met, size not']} in direction but not in size; {outcomes['not shown']} were not shown, "
         f"{outcomes['not met']} not met."] if outcomes else []
@@ -78,7 +79,7 @@ def _index_cells(
         return " … ".join(ends) + f" ({100 * c['level']:.3g} %)"
     contrast = Markup('<td class="words">{}<small>against {}</small></td>').format(
         *(Markup('<span class="arm" title="{0}">{0}</span>').format(first[name]) for name in ("arm", "reference")))
-    sign = {"higher": "up", "lower": "down", "no difference shown": "open"}.get(first["verdict"], "none")
+    sign = SIGNS.get(first["verdict"], "none")
     further = first["replication"]
     return [contrast, f'<td class="plot">{_index_plot(first)}</td>',
         table_cell(_number(first, first["difference"], True), first["difference"], below=interval(first)),

@@ -6,7 +6,6 @@
 __all__ = ['TEMPLATE', 'RENDERER', 'write_report', 'write_arm_pages', 'variant']
 
 # %% ../../nbs/pages/04_study.ipynb #5987eb63
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +15,8 @@ from ..base.environment import ROOT
 from ..base.keys import digest
 from ..engine.execute import execute_notebook
 from .arm import write_arm_page
-from .page import ASSETS, page_metadata
+from ..lab.study import default_seeds
+from .page import ASSETS, files_hash, page_metadata
 from ..report.evidence import Evidence
 from ..report.files import costs_csv, latex_tables, results_csv
 from ..report.sections import count_results, format_seeds, status_line
@@ -27,13 +27,12 @@ if TYPE_CHECKING: from synthnb.lab.study import Experiment
 TEMPLATE = ROOT / "nbs" / "templates" / "report.ipynb"
 RENDERER = (  # modules on which the page's content depends, besides the template
     "learn/metrics.py", "lab/study.py", "lab/statistics.py", "report/evidence.py", "report/tables.py",
-    "report/figures.py", "report/contrasts.py", "report/sections.py", "report/files.py", "pages/arm.py",
-    "pages/study.py")
+    "report/figures.py", "report/contrasts.py", "report/sections.py", "report/files.py", "pages/arm_results.py",
+    "pages/arm_images.py", "pages/arm.py", "pages/study.py")
 
 def _renderer_hash() -> str:  # SHA-256
     "Hash the files of the rendering code."
-    paths = [TEMPLATE, *sorted(ASSETS.iterdir()), *(ROOT / "synthnb" / name for name in RENDERER)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    return files_hash([TEMPLATE, *sorted(ASSETS.iterdir()), *(ROOT / "synthnb" / name for name in RENDERER)])
 
 def write_report(
     experiment: "Experiment",  # a study on a testbed, finished or not
@@ -75,9 +74,8 @@ def variant(
     experiment: "Experiment",  # a study on a testbed
 ) -> str:  # such as "seeds 0, 1; base = 20"; empty where nothing was set
     "Say what was set beside study and testbed."
-    usual = experiment.testbed.debug.get("seeds", experiment.testbed.seeds) if experiment.scale == "debug" else (
-        experiment.testbed.seeds)
-    seeds = [] if experiment.seeds == tuple(range(usual)) else [f"seeds {format_seeds(experiment.seeds)}"]
+    usual = default_seeds(experiment.testbed, experiment.scale)
+    seeds = [] if experiment.seeds == usual else [f"seeds {format_seeds(experiment.seeds)}"]
     return "; ".join([*seeds, *(f"{key} = {value}" for key, value in experiment.overrides.items())])
 
 def _render_page(

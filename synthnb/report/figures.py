@@ -19,7 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..data.images import contact_sheet, resize
+from ..data.images import contact_sheet, png_url, resize
 from ..lab.statistics import Comparison
 from ..learn.metrics import METRICS, Metric
 from .contrasts import possible_difference, verdict_words
@@ -250,20 +250,17 @@ def class_sheet(
     most: int = 12,  # classes shown
 ) -> str:  # HTML; the caption says if classes are left out
     "Return a contact sheet with one column for each class."
-    from PIL import Image
     shown = range(min(len(classes), most))
     each = min(each, int(np.bincount(y, minlength=len(classes)).max()))
     columns = [x[np.flatnonzero(y == k)[:each]] for k in shown]
     blank = np.full((each, *x.shape[1:]), 255, np.uint8)
     grid = np.stack([np.concatenate([c, blank])[:each] for c in columns], 1).reshape(-1, *x.shape[1:])
     grid = resize(grid, min(x.shape[-1], THUMB))
-    png = io.BytesIO()
-    Image.fromarray(contact_sheet(grid, len(columns), zoom=1)).save(png, "png", optimize=True)
     above = (
         f'<div class="classes" aria-hidden="true">{"".join(f"<span>{escape(classes[k])}</span>" for k in shown)}</div>')
     left = f" The first {most} of {len(classes)} classes." if len(classes) > most else ""
     alt = f"{caption} Columns by class: {', '.join(classes[k] for k in shown)}."
-    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    source = png_url(contact_sheet(grid, len(columns), zoom=1))
     return (
         f'<figure class="sheet">{above}<img alt="{escape(alt)}" src="{source}"><figcaption>{escape(caption + left)}'
         f'</figcaption></figure>')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VARIED_PARTS', 'count_results', 'format_seeds', 'status_line', 'header', 'banner', 'warning_list', 'typeset',
            'sentence_to_copy', 'bibtex', 'prediction_section', 'metric_notes', 'control_notes', 'seed_variation',
-           'failure_blocks', 'environment_list', 'data_notes', 'download_links', 'guarded']
+           'failure_block', 'failure_blocks', 'environment_list', 'data_notes', 'download_links', 'guarded']
 
 # %% ../../nbs/report/04_sections.ipynb #54f25579
 import os
@@ -108,11 +108,16 @@ def sentence_to_copy(
     evidence: Evidence,  # of a study on a testbed
 ) -> str:  # plain text
     "Return the answer with study, number of seeds and commit, for a paper or a message."
-    commits = ", ".join(dict.fromkeys(evidence.costs["commit"].dropna())) if len(evidence.costs) else ""
-    spec = evidence.experiment.spec
+    spec, commits = evidence.experiment.spec, _commits(evidence)
     source = [f"synthnb study {spec.name}", f"n = {len(evidence.experiment.seeds)} seeds"]
     if commits: source.append(f"commit {commits}")
     return f"{evidence.answer()} ({', '.join(source)})"
+
+def _commits(
+    evidence: Evidence,  # of a study on a testbed
+) -> str:  # such as "abc, def"; empty where none is recorded
+    "List the commits of the code that made the results."
+    return ", ".join(dict.fromkeys(evidence.costs["commit"].dropna())) if len(evidence.costs) else ""
 
 def bibtex(
     evidence: Evidence,  # of a study on a testbed
@@ -120,10 +125,10 @@ def bibtex(
     "Return a BibTeX entry for a report."
     spec, costs = evidence.experiment.spec, evidence.costs
     made = max(costs["made"].dropna().astype(str), default="") if len(costs) else ""
-    commits = ", ".join(dict.fromkeys(costs["commit"].dropna())) if len(costs) else ""
     fields = {"title": f"{spec.title or spec.name} ({evidence.experiment.testbed.name})",
         "author": "{the synthnb founders}", "year": made[:4], "howpublished": "synthnb report",
-        "note": f"study {spec.name}, {len(evidence.experiment.seeds)} seeds, commit {commits or 'not recorded'}"}
+        "note": f"study {spec.name}, {len(evidence.experiment.seeds)} seeds, commit "
+            f"{_commits(evidence) or 'not recorded'}"}
     lines = ",\n".join(f"  {key} = {{{value}}}" for key, value in fields.items() if value)
     return f"@misc{{synthnb_{spec.name}_{evidence.experiment.testbed.name.replace('-', '_')},\n{lines}\n}}"
 
@@ -181,15 +186,22 @@ def _join_words(
     "Join words to a phrase."
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
+def failure_block(
+    where: str,  # arm and seed
+    failure: dict,  # from `Experiment.failures`
+) -> str:  # HTML
+    "Describe one failure, with the end of its traceback."
+    return (
+        f'<div class="failure"><h3>{escape(where)}: {escape(failure["kind"])} failed</h3>'
+        f'<p>{escape(str(failure["error"]))}</p>'
+        f'<pre tabindex="0">{escape(str(failure["tail"]).strip())}</pre></div>')
+
 def failure_blocks(
     experiment: "Experiment",  # a study on a testbed
 ) -> str:  # HTML; empty where nothing failed and nothing is missing
     "List failures, with the end of each traceback, and missing results."
     failed = experiment.failures()
-    blocks = [
-        f'<div class="failure"><h3>{escape(f["arm"])}, seed {f["seed"]}: {escape(f["kind"])} '
-        f'failed</h3><p>{escape(str(f["error"]))}</p>'
-        f'<pre tabindex="0">{escape(str(f["tail"]).strip())}</pre></div>' for f in failed]
+    blocks = [failure_block(f"{f['arm']}, seed {f['seed']}", f) for f in failed]
     missing: dict[str, list[str]] = {}
     for arm, seed in experiment.missing():
         if (arm, seed) not in {(f["arm"], f["seed"]) for f in failed}: missing.setdefault(arm, []).append(str(seed))
